@@ -1,0 +1,168 @@
+"""The gateway's settings: one frozen value, built once, every problem reported at once (pydantic collects them).
+
+Each class is one section of `gatehouse.yaml`. Times are seconds, sizes bytes, unless the name says otherwise.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+
+Seconds = Annotated[float, Field(gt=0)]
+Bytes = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A section of the configuration: immutable, and a misspelt key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class GatewaySettings(Section):
+    """Listeners, deadlines and sizes of the HTTP side."""
+
+    host: str = Field("127.0.0.1", description="address of the public listener")
+    port: int = Field(8080, ge=0, le=65535, description="port of the public listener; 0 picks a free one")
+    admin_host: str = Field("127.0.0.1", description="address of the admin listener; keep it on loopback")
+    admin_port: int = Field(
+        9090, ge=0, le=65535, description="port of the admin listener; 0 picks a free one"
+    )
+    backlog: Count = Field(2048, description="connections the kernel may hold before they are accepted")
+    max_body_bytes: Bytes = Field(8 * 1024 * 1024, description="largest request body; more is 413")
+    max_json_depth: Count = Field(64, description="deepest nesting of a JSON body; more is 400")
+    max_choices: Count = Field(8, description="largest `n` and `best_of`")
+    max_logprobs: Annotated[int, Field(ge=0)] = Field(20, description="largest `logprobs`/`top_logprobs`")
+    max_stop: Count = Field(16, description="most `stop` sequences")
+    default_max_tokens: Count = Field(2048, description="output limit set when the client names none")
+    hold_seconds: Annotated[float, Field(ge=0)] = Field(
+        30, description="how long a request waits for an engine that is loading or restarting"
+    )
+    connect_seconds: Seconds = Field(2, description="deadline for a connection to the engine")
+    first_token_seconds: Seconds = Field(120, description="deadline for the first token, queueing included")
+    next_token_seconds: Seconds = Field(60, description="deadline between two reads of a stream")
+    total_seconds: Seconds = Field(3600, description="deadline of a request that is answered in one piece")
+    write_seconds: Seconds = Field(30, description="a client that reads nothing for so long is cut off")
+    body_seconds: Seconds = Field(30, description="deadline for receiving a request's body")
+    drain_seconds: Seconds = Field(30, description="how long running streams may finish on shutdown")
+
+
+class DatabaseSettings(Section):
+    """SQL: what must survive. SQLite in the state directory unless a URL is given."""
+
+    url: SecretStr | None = Field(None, description="SQLAlchemy URL; default: SQLite file in the state dir")
+
+
+class AuthSettings(Section):
+    """Who may call: how tokens are verified and chat sessions kept."""
+
+    secret_file: Path | None = Field(
+        None, description="HS256 key of at least 32 bytes; default: STATE_DIR/jwt.key, made on first start"
+    )
+    issuer: str | None = Field(None, description="required `iss` of a token; none: not checked")
+    audience: str | None = Field(None, description="required `aud` of a token; none: not checked")
+    leeway_seconds: Annotated[float, Field(ge=0, le=300)] = Field(10, description="tolerated clock skew")
+    max_token_days: Count = Field(366, description="longest lifetime a token may have")
+    default_scopes: tuple[str, ...] = Field(("api",), description="scopes of a token that names none")
+    default_plan: str = Field("service", description="plan of a token that names none")
+    user_plan: str = Field("member", description="plan of a new chat user")
+    session_idle_hours: Seconds = Field(12, description="a chat session unused for so long ends")
+    session_max_days: Seconds = Field(30, description="a chat session never lives longer")
+    cookie_over_http: bool = Field(
+        default=False, description="allow the session cookie over plain HTTP (a LAN without TLS; unsafe)"
+    )
+
+
+class PlanSettings(Section):
+    """One plan's limits; null means unlimited."""
+
+    requests_per_minute: Count | None = None
+    request_burst: Count | None = Field(
+        None, description="requests at once; default: requests_per_minute / 6"
+    )
+    tokens_per_minute: Count | None = None
+    concurrent_requests: Count | None = None
+    tokens_per_day: Count | None = None
+    priority: int = Field(0, description="vLLM's priority; lower goes first")
+    max_tokens: Count | None = Field(None, description="largest output a request may ask for")
+
+
+class LimitsSettings(Section):
+    """Limits shared by all who fall under them, and how the limiter works."""
+
+    team: dict[str, PlanSettings] = {}
+    model: dict[str, PlanSettings] = {}
+    total: PlanSettings | None = None
+    lease_seconds: Seconds = Field(
+        30, description="a concurrency lease not renewed for so long is free again"
+    )
+    time_zone: str = Field("UTC", description="whose midnight ends the day of tokens_per_day")
+
+
+class LoggingSettings(Section):
+    """The record: one JSON line a request."""
+
+    file: Path | None = Field(None, description="default: STATE_DIR/requests.jsonl")
+    stdout: bool = Field(default=True, description="also print the lines")
+    format: Literal["json", "console"] = Field("json", description="form of the lines on stdout")
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    max_bytes: Bytes = Field(100 * 1024 * 1024, description="the file is rotated at this size")
+    keep_files: Count = Field(5, description="rotated files kept")
+    queue_lines: Count = Field(10_000, description="lines waiting for the disk; more are dropped and counted")
+
+
+class ChatSettings(Section):
+    """What the web chat shows and starts with; public, no secrets."""
+
+    enabled: bool = True
+    title: str = "Gatehouse"
+    languages: tuple[Literal["en", "zh-CN"], ...] = ("en", "zh-CN")
+    system_prompt: str = ""
+    max_tokens: Count = 2048
+    temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
+    reasoning_effort: Literal["low", "medium", "high"] = "medium"
+
+
+class EngineTarget(Section):
+    """What the gateway must know of the engine it stands before."""
+
+    url: str | None = Field(None, description="base URL; none: the launcher tells it on its status socket")
+    api_key: SecretStr | None = None
+    status_socket: Path | None = Field(None, description="the launcher's status socket; none: probe /health")
+    model: str = "gpt-oss-20b"
+    max_model_len: Count = 8192
+    keep_alive_seconds: Seconds = Field(4, description="reuse idle connections no longer than this")
+
+    @model_validator(mode="after")
+    def _reachable(self) -> Self:
+        if self.url is None and self.status_socket is None:
+            raise ValueError("engine: an url or a status_socket is needed to reach the engine")
+        return self
+
+
+DEFAULT_PLANS: dict[str, PlanSettings] = {
+    "member": PlanSettings(
+        requests_per_minute=60,
+        tokens_per_minute=60_000,
+        concurrent_requests=4,
+        tokens_per_day=1_000_000,
+        priority=0,
+    ),
+    "service": PlanSettings(
+        requests_per_minute=600, tokens_per_minute=400_000, concurrent_requests=32, priority=10
+    ),
+}
+
+
+class Config(Section):
+    """Everything the gateway is told; `gatehouse` builds it from gatehouse.yaml."""
+
+    state_dir: Path
+    engine: EngineTarget
+    gateway: GatewaySettings = GatewaySettings()
+    database: DatabaseSettings = DatabaseSettings()
+    auth: AuthSettings = AuthSettings()
+    plans: dict[str, PlanSettings] = DEFAULT_PLANS
+    limits: LimitsSettings = LimitsSettings()
+    logging: LoggingSettings = LoggingSettings()
+    chat: ChatSettings = ChatSettings()

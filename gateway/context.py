@@ -1,0 +1,98 @@
+"""The words that all parts share: who calls (Principal), what happens to one request (Exchange), how it ended (Outcome).
+
+Every stage writes its own fields of the Exchange; `observe.py` turns the whole into one log line and the metrics.
+"""
+
+import enum
+import time
+from dataclasses import dataclass, field
+
+from aiohttp import web
+
+
+class Api(enum.StrEnum):
+    """The protocol a route speaks; it decides how errors look and where usage stands."""
+
+    CHAT = "chat"
+    COMPLETIONS = "completions"
+    RESPONSES = "responses"
+    MESSAGES = "messages"
+    OTHER = "other"
+
+
+class Outcome(enum.StrEnum):
+    """How a request ended. Decided once, in one place; log level, metric label and settlement match on it."""
+
+    COMPLETE = "complete"
+    CLIENT_GONE = "client_gone"
+    ENGINE_FAILED = "engine_failed"
+    TIMEOUT = "timeout"
+    REJECTED = "rejected"
+    SHUTDOWN = "shutdown"
+
+
+class Via(enum.StrEnum):
+    """How the caller proved who they are."""
+
+    BEARER = "bearer"
+    SESSION = "session"
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """A caller whose identity is proven."""
+
+    subject: str
+    team: str | None
+    scopes: frozenset[str]
+    plan: str
+    models: tuple[str, ...]  # globs; empty means every model
+    token_id: str | None
+    via: Via
+
+
+@dataclass(slots=True)
+class Usage:
+    """Tokens of one request, as the engine reported them."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+    estimated: bool = False  # the engine gave no figure; see gateway/usage.py for when
+
+    @property
+    def total(self) -> int:
+        """Prompt and completion tokens together: what limits and budgets count."""
+        return self.prompt_tokens + self.completion_tokens
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One request and all that is known of it. Clocks: `started_at` is wall time, the rest `time.monotonic()`."""
+
+    request_id: str
+    method: str
+    route: str  # the route's template, or "unmatched": bounded, fit for a metric label
+    api: Api
+    client_ip: str
+    user_agent: str
+    started_at: float = field(default_factory=time.time)
+    started: float = field(default_factory=time.monotonic)
+    principal: Principal | None = None
+    model: str | None = None
+    stream: bool = False
+    status: int = 0
+    outcome: Outcome | None = None
+    error_code: str | None = None
+    usage: Usage = field(default_factory=Usage)
+    reserved_tokens: int = 0
+    sent_at: float | None = None  # the request left for the engine
+    first_token_at: float | None = None
+    bytes_in: int = 0
+    bytes_out: int = 0
+    engine_attempts: int = 0
+    headers: dict[str, str] = field(default_factory=dict)  # added to whatever answer goes out
+
+
+EXCHANGE: web.RequestKey[Exchange] = web.RequestKey("exchange", Exchange)
