@@ -25,9 +25,7 @@ class GatewaySettings(Section):
     host: str = Field("127.0.0.1", description="address of the public listener")
     port: int = Field(8080, ge=0, le=65535, description="port of the public listener; 0 picks a free one")
     admin_host: str = Field("127.0.0.1", description="address of the admin listener; keep it on loopback")
-    admin_port: int = Field(
-        9090, ge=0, le=65535, description="port of the admin listener; 0 picks a free one"
-    )
+    admin_port: int = Field(9090, ge=0, le=65535, description="port of the admin listener; 0 picks a free one")
     backlog: Count = Field(2048, description="connections the kernel may hold before they are accepted")
     max_body_bytes: Bytes = Field(8 * 1024 * 1024, description="largest request body; more is 413")
     max_json_depth: Count = Field(64, description="deepest nesting of a JSON body; more is 400")
@@ -77,9 +75,7 @@ class PlanSettings(Section):
     """One plan's limits; null means unlimited."""
 
     requests_per_minute: Count | None = None
-    request_burst: Count | None = Field(
-        None, description="requests at once; default: requests_per_minute / 6"
-    )
+    request_burst: Count | None = Field(None, description="requests at once; default: requests_per_minute / 6")
     tokens_per_minute: Count | None = None
     concurrent_requests: Count | None = None
     tokens_per_day: Count | None = None
@@ -93,9 +89,7 @@ class LimitsSettings(Section):
     team: dict[str, PlanSettings] = {}
     model: dict[str, PlanSettings] = {}
     total: PlanSettings | None = None
-    lease_seconds: Seconds = Field(
-        30, description="a concurrency lease not renewed for so long is free again"
-    )
+    lease_seconds: Seconds = Field(30, description="a concurrency lease not renewed for so long is free again")
     time_zone: str = Field("UTC", description="whose midnight ends the day of tokens_per_day")
 
 
@@ -148,9 +142,7 @@ DEFAULT_PLANS: dict[str, PlanSettings] = {
         tokens_per_day=1_000_000,
         priority=0,
     ),
-    "service": PlanSettings(
-        requests_per_minute=600, tokens_per_minute=400_000, concurrent_requests=32, priority=10
-    ),
+    "service": PlanSettings(requests_per_minute=600, tokens_per_minute=400_000, concurrent_requests=32, priority=10),
 }
 
 
