@@ -1,4 +1,4 @@
-"""The words that all parts share: who calls (Principal), what happens to one request (Exchange), how it ended (Outcome).
+"""The words all parts share: who calls (Principal), what happens to one request (Exchange), how it ended (Outcome).
 
 Every stage writes its own fields of the Exchange; `observe.py` turns the whole into one log line and the metrics.
 """
