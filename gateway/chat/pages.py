@@ -1,0 +1,153 @@
+"""The chat's page and its files: read once at start-up, served from memory with strict security headers.
+
+Every servable path is a key of one table, so no request path ever reaches the file system: `..`, encoded
+slashes and unknown names are plain 404s.
+"""
+
+import gzip
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from aiohttp import ETag, hdrs, web
+
+CONTENT_SECURITY_POLICY: Final = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self'",  # no remote images: a model's answer could leak the conversation in an image's URL
+        "font-src 'self'",
+        "connect-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",  # the login form is sent by fetch(); without script, a password goes nowhere
+        "frame-ancestors 'none'",
+        "require-trusted-types-for 'script'",
+        "trusted-types dompurify",
+    )
+)
+
+SECURITY_HEADERS: Final[Mapping[str, str]] = {
+    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), display-capture=(), geolocation=(), microphone=(), payment=(), usb=()",
+    "Referrer-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+
+# Only these are served. The system's mime table differs from host to host; this one does not.
+CONTENT_TYPES: Final[Mapping[str, str]] = {
+    ".css": "text/css; charset=utf-8",
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".json": "application/json; charset=utf-8",
+    ".svg": "image/svg+xml",
+    ".txt": "text/plain; charset=utf-8",
+    ".woff2": "font/woff2",
+}
+ALREADY_COMPRESSED: Final = frozenset({".woff2"})
+
+# What of the `chat` section the browser may see. Whatever else is configured stays on the server.
+PUBLIC_CONFIG_KEYS: Final = ("title", "languages", "model", "defaults", "ranges", "presets", "ui", "features")
+
+
+@dataclass(frozen=True, slots=True)
+class Asset:
+    """One file as it is sent: its bytes, the same gzipped when that is smaller, its type and its digest."""
+
+    content_type: str
+    body: bytes
+    gzipped: bytes | None
+    digest: str
+
+    @classmethod
+    def of(cls, body: bytes, suffix: str) -> "Asset":
+        """Prepare `body`, a file whose name ends in `suffix` (a key of `CONTENT_TYPES`)."""
+        packed = None if suffix in ALREADY_COMPRESSED else gzip.compress(body, mtime=0)
+        return cls(
+            content_type=CONTENT_TYPES[suffix],
+            body=body,
+            gzipped=packed if packed is not None and len(packed) < len(body) else None,
+            digest=hashlib.sha256(body).hexdigest()[:32],
+        )
+
+    def respond(self, request: web.Request) -> web.Response:
+        """The whole file, gzipped where the client takes that, or 304 when the client already has it."""
+        packed = self.gzipped if "gzip" in request.headers.get(hdrs.ACCEPT_ENCODING, "") else None
+        # A strong validator names exact bytes, so each encoding has its own.
+        etag = ETag(self.digest + ("-gz" if packed is not None else ""))
+        headers = {
+            **SECURITY_HEADERS,
+            hdrs.CACHE_CONTROL: "no-cache",  # always ask; an unchanged file costs one 304
+            hdrs.VARY: hdrs.ACCEPT_ENCODING,
+        }
+        if _matches(request, etag):
+            response = web.Response(status=304, headers=headers)
+        else:
+            headers[hdrs.CONTENT_TYPE] = self.content_type
+            if packed is not None:
+                headers[hdrs.CONTENT_ENCODING] = "gzip"
+            response = web.Response(body=self.body if packed is None else packed, headers=headers)
+        response.etag = etag
+        return response
+
+
+def find_static_dir() -> Path:
+    """Where the chat's files are: `gateway/static` in an installed wheel, `static` in a checkout.
+
+    Raises FileNotFoundError when neither holds an index.html.
+    """
+    package = Path(__file__).resolve().parent.parent
+    for candidate in (package / "static", package.parent / "static"):
+        if (candidate / "index.html").is_file():
+            return candidate
+    raise FileNotFoundError(f"the web chat's files are neither in {package} nor beside it")
+
+
+def setup_static(app: web.Application, static_dir: Path, chat_config: dict[str, Any]) -> None:
+    """Add `GET /`, `GET /static/{path}` and `GET /static/config.json`, made from `chat_config`, to `app`.
+
+    Files are read now: a change on disk needs a restart. Raises OSError when `static_dir` cannot be read.
+    """
+    assets = dict(_read_assets(static_dir))
+    index = assets.pop("index.html", None)
+    if index is None:
+        raise FileNotFoundError(f"{static_dir} holds no index.html")
+    assets["config.json"] = Asset.of(_public_config(chat_config, assets), ".json")
+
+    async def serve_index(request: web.Request) -> web.Response:
+        return index.respond(request)
+
+    async def serve_asset(request: web.Request) -> web.Response:
+        asset = assets.get(request.match_info["path"])
+        if asset is None:
+            raise web.HTTPNotFound(headers=SECURITY_HEADERS)
+        return asset.respond(request)
+
+    app.router.add_get("/", serve_index)
+    app.router.add_get("/static/{path:.+}", serve_asset)
+
+
+def _read_assets(static_dir: Path) -> Iterator[tuple[str, Asset]]:
+    """Every servable file below `static_dir`, by its path relative to it."""
+    for path in sorted(static_dir.rglob("*")):
+        if path.suffix in CONTENT_TYPES and path.is_file():
+            yield path.relative_to(static_dir).as_posix(), Asset.of(path.read_bytes(), path.suffix)
+
+
+def _public_config(chat_config: dict[str, Any], assets: Mapping[str, Asset]) -> bytes:
+    """The public keys of the `chat` section, and a build id by which an open page sees that it is outdated."""
+    build = hashlib.sha256("".join(f"{path} {asset.digest}\n" for path, asset in assets.items()).encode())
+    public = {key: chat_config[key] for key in PUBLIC_CONFIG_KEYS if key in chat_config}
+    return json.dumps({**public, "build": build.hexdigest()[:16]}, ensure_ascii=False).encode()
+
+
+def _matches(request: web.Request, etag: ETag) -> bool:
+    """Whether If-None-Match names `etag`; comparison is weak, as RFC 9110 §13.1.2 asks."""
+    wanted = request.if_none_match or ()
+    return any(entry.value in (etag.value, "*") for entry in wanted)
