@@ -1,0 +1,76 @@
+"""Which fields cross the hop, in each direction. Pure.
+
+Requests carry almost nothing on: the engine gets the body's type, what the client accepts, and the request id. Answers
+carry everything but the fields that belong to one connection, or that the gateway sets itself.
+"""
+
+from collections.abc import Iterable
+
+from multidict import CIMultiDict
+
+# RFC 9110 section 7.6.1, and the older fields that proxies must not pass
+HOP_BY_HOP = frozenset(
+    {
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+
+# what the client may say to the engine; everything else (credentials, cookies, forwarding and identity) stays here
+TO_ENGINE = frozenset({"accept", "accept-language", "traceparent", "tracestate", "anthropic-version", "anthropic-beta"})
+
+NOT_FROM_ENGINE = HOP_BY_HOP | {
+    "content-length",  # aiohttp writes it from the body
+    "date",  # the gateway's own, as RFC 9110 wants of who makes the message
+    "server",  # who runs behind is nobody's business
+    "set-cookie",  # the engine has no sessions; a cookie from it would be taken for ours
+    "request-id",  # ours
+    "x-request-id",  # ours
+}
+
+
+def request_head(
+    *,
+    method: str,
+    target: str,
+    authority: str,
+    request_id: str,
+    api_key: str | None,
+    length: int,
+    fields: Iterable[tuple[str, str]],
+) -> bytes:
+    """Build the head of the request to the engine.
+
+    `target` comes from the route table, never from the client; `fields` are the client's, of which TO_ENGINE pass.
+    A value with a control character cannot come through aiohttp's parser, and is dropped here all the same.
+    """
+    lines = [
+        f"{method} {target} HTTP/1.1",
+        f"Host: {authority}",
+        "User-Agent: gatehouse",
+        f"X-Request-Id: {request_id}",
+        f"Content-Length: {length}",
+        "Content-Type: application/json",
+        "Accept-Encoding: identity",
+    ]
+    if api_key is not None:
+        lines.append(f"Authorization: Bearer {api_key}")
+    lines += [f"{name}: {value}" for name, value in fields if name.lower() in TO_ENGINE and value.isprintable()]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1", "ignore")
+
+
+def answer_headers(fields: Iterable[tuple[str, str]]) -> CIMultiDict[str]:
+    """Return the engine's fields that the client gets: in their order, duplicates kept."""
+    fields = list(fields)
+    named = {
+        token.strip().lower() for name, value in fields if name.lower() == "connection" for token in value.split(",")
+    }
+    dropped = NOT_FROM_ENGINE | named
+    return CIMultiDict((name, value) for name, value in fields if name.lower() not in dropped)
