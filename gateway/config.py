@@ -36,6 +36,9 @@ class GatewaySettings(Section):
     hold_seconds: Annotated[float, Field(ge=0)] = Field(
         30, description="how long a request waits for an engine that is loading or restarting"
     )
+    max_resends: Annotated[int, Field(ge=0)] = Field(
+        1, description="how often a request that died with its engine is sent again; a poisonous one must not kill more"
+    )
     connect_seconds: Seconds = Field(2, description="deadline for a connection to the engine")
     first_token_seconds: Seconds = Field(120, description="deadline for the first token, queueing included")
     next_token_seconds: Seconds = Field(60, description="deadline between two reads of a stream")

@@ -86,13 +86,21 @@ class Exchange:
     outcome: Outcome | None = None
     error_code: str | None = None
     usage: Usage = field(default_factory=Usage)
-    reserved_tokens: int = 0
+    prompt_estimate: int = 0
+    unmetered_text: str = ""  # generated, sent on, and not covered by `usage`: counted after the request's end
+    response_id: str | None = None  # of the Responses API, by which its owner may fetch it again
     sent_at: float | None = None  # the request left for the engine
     first_token_at: float | None = None
     bytes_in: int = 0
     bytes_out: int = 0
     engine_attempts: int = 0
     headers: dict[str, str] = field(default_factory=dict)  # added to whatever answer goes out
+
+    def end(self, outcome: Outcome, error_code: str | None = None) -> None:
+        """Record how it ended; the first word stands."""
+        if self.outcome is None:
+            self.outcome = outcome
+            self.error_code = error_code
 
 
 EXCHANGE: web.RequestKey[Exchange] = web.RequestKey("exchange", Exchange)

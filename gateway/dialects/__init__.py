@@ -1,5 +1,9 @@
 """Where usage, errors and ends stand in each protocol."""
 
+from typing import Any
+
+import msgspec
+
 from gateway.context import Api, Usage
 from gateway.dialects import anthropic, openai, responses
 
@@ -13,3 +17,16 @@ def answer_usage(api: Api, body: bytes) -> Usage | None:
             return anthropic.answer_usage(body)
         case _:
             return openai.answer_usage(body)
+
+
+def error_message(body: bytes) -> str | None:
+    """Return the message of an error in any of vLLM's shapes: `error.message`, `error`, `detail`."""
+    try:
+        found: Any = msgspec.json.decode(body)
+    except msgspec.MsgspecError:
+        return None
+    if not isinstance(found, dict):
+        return None
+    error = found.get("error", found.get("detail"))
+    message = error.get("message") if isinstance(error, dict) else error
+    return message if isinstance(message, str) else None

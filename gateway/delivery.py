@@ -1,0 +1,87 @@
+"""The client's side of one streamed answer: nothing is sent before there is something to send.
+
+A stream ends in good order (`finish`), or with an error event and a closed connection (`fail`), never in between: the
+end of the chunked coding is what tells a client that the answer is whole.
+"""
+
+import asyncio
+import contextlib
+
+from aiohttp import web
+from multidict import CIMultiDict
+
+from gateway.context import Api, Exchange
+from gateway.errors import GatewayError, stream_error
+
+CANNOT_BLOCK_BYTES = 32 * 1024  # a write of so little into an empty transport buffer returns at once
+
+
+class ClientGone(Exception):
+    """The client closed the connection, or reads nothing any more."""
+
+
+class _StreamResponse(web.StreamResponse):
+    """A streamed answer that can be cut: closed without the end of the chunked coding."""
+
+    is_cut = False
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        if not self.is_cut:
+            await super().write_eof(data)
+
+
+class Delivery:
+    """The client's side of one stream: nothing is sent before there is something to send."""
+
+    def __init__(self, request: web.Request, exchange: Exchange, api: Api, write_seconds: float) -> None:
+        self._request = request
+        self._exchange = exchange
+        self._api = api
+        self._write_seconds = write_seconds
+        self.response: _StreamResponse | None = None
+
+    async def write(self, data: bytes, fields: CIMultiDict[str]) -> None:
+        """Send bytes, before the first ones the headers. Raises ClientGone."""
+        try:
+            if self.response is None:
+                self.response = _StreamResponse(status=200, headers=fields)
+                self.response.headers.update(self._exchange.headers)
+                self.response.headers.setdefault("Cache-Control", "no-cache")
+                self.response.headers["X-Accel-Buffering"] = "no"  # nginx must not collect a stream
+                await self.response.prepare(self._request)
+            self._exchange.bytes_out += len(data)
+            transport = self._request.transport
+            if transport is not None and not transport.get_write_buffer_size() and len(data) <= CANNOT_BLOCK_BYTES:
+                await self.response.write(data)
+                return
+            async with asyncio.timeout(self._write_seconds):
+                await self.response.write(data)
+        except ConnectionError as error:
+            raise ClientGone("the client closed the connection") from error
+        except TimeoutError as error:
+            raise ClientGone(f"the client read nothing for {self._write_seconds} s") from error
+
+    async def finish(self, data: bytes, fields: CIMultiDict[str]) -> None:
+        """Send what is left and end the stream in good order. Raises ClientGone."""
+        if self.response is None or data:
+            await self.write(data, fields)
+        try:
+            async with asyncio.timeout(self._write_seconds):
+                await self.response.write_eof()  # type: ignore[union-attr]
+        except (ConnectionError, TimeoutError) as error:
+            raise ClientGone("the client left before the end") from error
+
+    async def fail(self, error: GatewayError, sequence_number: int) -> None:
+        """Send the error event of the API and close the connection without the end of the stream."""
+        event = stream_error(error, self._api, self._exchange.request_id, sequence_number)
+        with contextlib.suppress(ClientGone):
+            await self.write(event, CIMultiDict())
+        self.cut()
+
+    def cut(self) -> None:
+        """Close the connection; what was written before still goes out."""
+        if self.response is not None:
+            self.response.is_cut = True
+            self.response.force_close()
+        if self._request.transport is not None:
+            self._request.transport.close()

@@ -1,0 +1,150 @@
+"""The outermost layer: gives every request its id and clock, turns errors into answers, and sees each one to its end.
+
+However a request ends, its outcome is decided here (or was by the relay, for a stream that broke off), and `finish` is
+called once with the whole Exchange: settle, metrics and log line are made of it.
+"""
+
+import asyncio
+import logging
+import re
+import secrets
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+from multidict import CIMultiDict
+
+from gateway.context import EXCHANGE, Api, Exchange, Outcome
+from gateway.errors import (
+    BadRequest,
+    EngineError,
+    EngineTimeout,
+    GatewayError,
+    MethodNotAllowed,
+    NotFound,
+    TooLarge,
+    Unavailable,
+    error_body,
+)
+
+log = logging.getLogger("gatehouse")
+
+_SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
+# what no route of ours has: encoded, doubled or climbing paths are refused before anybody interprets them
+_STRANGE_PATH = re.compile(r"//|%|\\|;|\.\.|[^\x21-\x7e]")
+
+CLIENT_CLOSED_REQUEST = 499  # nginx's status for a client that left before the answer
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Observer:
+    """Middleware. `finish` must neither raise nor wait; `draining` says that the gateway is shutting down."""
+
+    def __init__(self, finish: Callable[[Exchange], None], draining: Callable[[], bool]) -> None:
+        self._finish = finish
+        self._draining = draining
+
+    def middleware(self) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
+        """Return the aiohttp middleware."""
+
+        @web.middleware
+        async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
+            return await self.observe(request, handler)
+
+        return observe
+
+    async def observe(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Run the handler; return its answer, or the error's."""
+        exchange = begin(request)
+        request[EXCHANGE] = exchange
+        try:
+            if _STRANGE_PATH.search(request.raw_path.partition("?")[0]):
+                raise NotFound("There is no such route.", code="route_not_found")
+            response = await handler(request)
+            exchange.status = response.status
+            exchange.end(Outcome.COMPLETE if response.status < 400 else Outcome.REJECTED)
+        except asyncio.CancelledError:
+            exchange.status = CLIENT_CLOSED_REQUEST
+            exchange.end(Outcome.SHUTDOWN if self._draining() else Outcome.CLIENT_GONE, "client_gone")
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer in the API's shape
+            response = self._answer(exchange, error)
+        finally:
+            self._finish(exchange)
+        if not response.prepared:
+            response.headers.update(exchange.headers)
+        return response
+
+    def _answer(self, exchange: Exchange, error: Exception) -> web.Response:
+        known = _known(error)
+        if known is None:
+            log.exception("%s: an error in the gateway", exchange.request_id, exc_info=error)
+            known = GatewayError("The gateway failed; the request id names the record of it.")
+        exchange.status = known.status
+        exchange.end(_outcome(known), known.code)
+        body = error_body(known, exchange.api, exchange.request_id)
+        exchange.bytes_out += len(body)
+        headers = CIMultiDict(known.headers)
+        headers["Content-Type"] = "application/json"
+        return web.Response(status=known.status, headers=headers, body=body)
+
+
+def begin(request: web.Request) -> Exchange:
+    """Make the record of a request that has just arrived."""
+    asked = request.headers.get("X-Request-Id", "")
+    request_id = asked if _SANE_REQUEST_ID.fullmatch(asked) else secrets.token_hex(16)
+    resource = request.match_info.route.resource
+    exchange = Exchange(
+        request_id=request_id,
+        method=request.method,
+        route=resource.canonical if resource is not None else "unmatched",
+        api=api_of(request.path),
+        client_ip=request.remote or "",
+        user_agent=request.headers.get("User-Agent", "")[:256],
+    )
+    exchange.headers["x-request-id"] = request_id
+    if exchange.api is Api.MESSAGES:
+        exchange.headers["request-id"] = request_id  # where Anthropic's clients look for it
+    return exchange
+
+
+def api_of(path: str) -> Api:
+    """Return the API whose error shape a path's caller expects."""
+    match path:
+        case "/v1/chat/completions":
+            return Api.CHAT
+        case "/v1/completions":
+            return Api.COMPLETIONS
+        case "/v1/messages" | "/v1/messages/count_tokens":
+            return Api.MESSAGES
+        case _:
+            return Api.RESPONSES if path.startswith("/v1/responses") else Api.OTHER
+
+
+def _known(error: Exception) -> GatewayError | None:
+    match error:
+        case GatewayError():
+            return error
+        case web.HTTPRequestEntityTooLarge():
+            return TooLarge("The body is too large.")
+        case web.HTTPMethodNotAllowed():
+            allowed = ", ".join(sorted(error.allowed_methods - {"HEAD"}))
+            return MethodNotAllowed(f"{error.method} is not offered here; use {allowed}.", headers={"Allow": allowed})
+        case web.HTTPNotFound():
+            return NotFound("There is no such route.", code="route_not_found")
+        case web.HTTPException() if error.status < 500:
+            return BadRequest(error.reason)
+        case _:
+            return None
+
+
+def _outcome(error: GatewayError) -> Outcome:
+    match error:
+        case EngineTimeout():
+            return Outcome.TIMEOUT
+        case Unavailable(code="shutting_down"):
+            return Outcome.SHUTDOWN
+        case EngineError() | Unavailable():
+            return Outcome.ENGINE_FAILED
+        case _:
+            return Outcome.REJECTED if error.status < 500 else Outcome.ENGINE_FAILED

@@ -1,0 +1,279 @@
+"""The relay: a shaped request goes to the engine, its answer to the client, byte for byte.
+
+Until the first generated output has passed, nothing is lost: a request whose engine dies is held and sent to its
+successor. After that a failure becomes an error event in the API's own form, and the connection is closed without the
+end marker, so that a truncated answer never looks whole. Nothing is raised once headers are sent.
+
+Reading from the engine and writing to the client fail in different ways and are kept apart: the engine's failures are
+UpstreamClosed and UpstreamTimeout, the client's are ClientGone and cancellation (aiohttp cancels the handler when the
+client leaves). Whatever the way out, the connection to the engine is closed or given back in `finally`, and closing it
+is what stops the engine's work.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from gateway.config import GatewaySettings
+from gateway.context import Api, Exchange, Outcome, Usage
+from gateway.delivery import ClientGone, Delivery
+from gateway.dialects import answer_usage, error_message, responses
+from gateway.dialects.anthropic import MessagesMeter
+from gateway.dialects.openai import OpenAIMeter
+from gateway.dialects.responses import ResponsesMeter
+from gateway.engine import DYING, Engine
+from gateway.errors import EngineError, EngineTimeout, GatewayError, Unavailable, error_body
+from gateway.headers import answer_headers, request_head
+from gateway.routes import Route
+from gateway.shape import Shaped
+from gateway.upstream import Connection, Head, UpstreamClosed, UpstreamTimeout
+from gateway.usage import PlainMeter, StreamMeter
+
+log = logging.getLogger("gatehouse.relay")
+
+RETRY_SECONDS = 0.1  # between connection attempts, until the launcher has noticed that its engine is gone
+
+
+class _EngineLost(Exception):
+    """The engine failed before anything of its answer was passed on: the request can be sent again."""
+
+
+class Relay:
+    """Relays requests to one engine."""
+
+    def __init__(self, engine: Engine, settings: GatewaySettings) -> None:
+        self._engine = engine
+        self._settings = settings
+
+    async def relay(
+        self, request: web.Request, exchange: Exchange, route: Route, shaped: Shaped, *, method: str = "POST"
+    ) -> web.StreamResponse:
+        """Relay one request; returns the answer that the client gets, or got.
+
+        Raises GatewayError only before headers were sent. Sets on the exchange: usage, clocks, bytes, and the outcome
+        where it is decided here.
+        """
+        delivery = Delivery(request, exchange, route.api, self._settings.write_seconds)
+        passage = _Passage(self._engine, self._settings, request, exchange, route, shaped, method, delivery)
+        try:
+            return await passage.until_answered()
+        except GatewayError as error:
+            if delivery.response is None:
+                raise
+            exchange.end(_outcome_of(error), error.code)
+            await delivery.fail(error, 0)
+            return delivery.response
+        except ClientGone as gone:
+            log.info("%s: %s", exchange.request_id, gone)
+            exchange.end(Outcome.CLIENT_GONE, "client_gone")
+            delivery.cut()
+            return delivery.response or web.Response(status=499)
+
+
+@dataclass(slots=True)
+class _Passage:
+    """One request on its way, with all that belongs to it."""
+
+    engine: Engine
+    settings: GatewaySettings
+    request: web.Request
+    exchange: Exchange
+    route: Route
+    shaped: Shaped
+    method: str
+    delivery: Delivery
+
+    async def until_answered(self) -> web.StreamResponse:
+        """Hold, send, and where nothing was lost send again."""
+        held_until = time.monotonic() + self.settings.hold_seconds
+        sent = 0
+        while True:
+            if not await self.engine.wait_ready(max(0.0, held_until - time.monotonic())):
+                raise self._unavailable()
+            try:
+                connection = await self.engine.connect()
+            except (UpstreamClosed, UpstreamTimeout) as error:
+                if time.monotonic() >= held_until:
+                    raise self._unavailable() from error
+                await asyncio.sleep(RETRY_SECONDS)
+                continue
+            try:
+                return await self._attempt(connection)
+            except _EngineLost as lost:
+                sent += 1
+                log.warning("%s: the engine failed before its answer: %s", self.exchange.request_id, lost)
+                if sent > self.settings.max_resends or time.monotonic() >= held_until:
+                    raise self._unavailable() from lost
+                await asyncio.sleep(RETRY_SECONDS)
+            finally:
+                connection.release()
+
+    def _unavailable(self) -> Unavailable:
+        status = self.engine.status
+        state = self.engine.state
+        eta = status.get("eta_s")
+        wait = max(1, round(eta)) if isinstance(eta, int | float) else 5
+        loading = state in {"starting", "warming", "restarting"}
+        phase = f", {status['phase']}" if status.get("phase") else ""
+        return Unavailable(
+            f"The engine is not ready ({state}{phase}). Try again in about {wait} s.",
+            code="engine_loading" if loading else "engine_unavailable",
+            headers={"Retry-After": str(wait)},
+        )
+
+    async def _attempt(self, connection: Connection) -> web.StreamResponse:
+        """Send it once. Raises _EngineLost when it may be sent again."""
+        exchange, shaped, route = self.exchange, self.shaped, self.route
+        head = request_head(
+            method=self.method,
+            target=route.path,
+            authority=self.engine.authority,
+            request_id=exchange.request_id,
+            api_key=self.engine.api_key,
+            length=len(shaped.body),
+            fields=self.request.headers.items(),
+        )
+        exchange.engine_attempts += 1
+        exchange.sent_at = time.monotonic()
+        try:
+            connection.expect_by(self.settings.first_token_seconds if shaped.stream else self.settings.total_seconds)
+            connection.send(head, shaped.body)
+            answer = await connection.head()
+        except UpstreamClosed as error:
+            raise _EngineLost(str(error)) from error
+        except UpstreamTimeout as error:
+            raise EngineTimeout("The engine did not answer in time; its work was aborted.") from error
+        if answer.status == 200 and _is_event_stream(answer):
+            return await self._stream(connection, answer)
+        return await self._whole(connection, answer)
+
+    async def _whole(self, connection: Connection, answer: Head) -> web.StreamResponse:
+        """An answer in one piece: read whole before a byte is passed on."""
+        exchange, route = self.exchange, self.route
+        parts = []
+        try:
+            while data := await connection.read():
+                parts.append(data)
+        except UpstreamClosed as error:
+            raise _EngineLost(str(error)) from error
+        except UpstreamTimeout as error:
+            raise EngineTimeout("The engine did not finish in time; its work was aborted.") from error
+        body = b"".join(parts)
+        if answer.status >= 500 and (answer.status == 503 or any(sign in body for sign in DYING)):
+            raise _EngineLost(f"it answered {answer.status}")
+        if answer.status in {401, 403}:  # it refused the gateway, not the caller
+            raise EngineError("The engine does not accept the gateway's key.", code="engine_key_refused")
+        exchange.first_token_at = time.monotonic()
+        fields = answer_headers(answer.headers)
+        if answer.status >= 400:
+            exchange.end(Outcome.REJECTED if answer.status < 500 else Outcome.ENGINE_FAILED, f"engine_{answer.status}")
+            body = _engine_error(answer.status, body, route.api, exchange.request_id)
+        else:
+            exchange.usage = answer_usage(route.api, body) or Usage()
+            if route.api is Api.RESPONSES:
+                exchange.response_id = responses.response_id(body)
+        fields.update(exchange.headers)
+        exchange.bytes_out += len(body)
+        return web.Response(status=answer.status, headers=fields, body=body)
+
+    async def _stream(self, connection: Connection, answer: Head) -> web.StreamResponse:
+        exchange, delivery = self.exchange, self.delivery
+        meter = _meter(self.route, self.shaped)
+        fields = answer_headers(answer.headers)
+        error: GatewayError | None = None
+        pending = b""  # events before the first output: held back, for a successor of the engine would send them again
+        try:
+            while not meter.finished and error is None:
+                try:
+                    data = await connection.read()
+                except UpstreamClosed:
+                    out, error = b"", _failed("The engine's answer broke off.")
+                except UpstreamTimeout:
+                    out, error = b"", EngineTimeout("The engine stopped answering; its work was aborted.")
+                else:
+                    out = meter.feed(data) if data else meter.end()
+                    if meter.error is not None:
+                        error = _failed(f"The engine failed while answering: {meter.error[:500]}")
+                    elif not data and not meter.finished:
+                        error = _failed("The engine's answer broke off.")
+                if meter.started:
+                    if exchange.first_token_at is None:
+                        exchange.first_token_at = time.monotonic()
+                    connection.expect_by(self.settings.next_token_seconds)
+                    pending, out = b"", pending + out
+                elif error is not None and not isinstance(error, EngineTimeout):
+                    raise _EngineLost(error.message)
+                elif not out.startswith(b":"):  # a comment keeps the client's connection alive while it is queued
+                    pending, out = pending + out, b""
+                if out:
+                    await delivery.write(out, fields)
+            if error is None:
+                await delivery.finish(pending, fields)
+                await self._last_bytes(connection)
+        finally:
+            exchange.usage = meter.usage
+            exchange.usage.estimated = not meter.exact
+            exchange.unmetered_text = meter.unmetered_text()
+            exchange.response_id = getattr(meter, "response_id", None)
+        if error is not None:
+            if delivery.response is None:
+                raise error
+            exchange.end(_outcome_of(error), error.code)
+            await delivery.fail(error, meter.sequence_number)
+        assert delivery.response is not None  # noqa: S101 - finish() has made it
+        return delivery.response
+
+    async def _last_bytes(self, connection: Connection) -> None:
+        """Read the end of the engine's answer, so that its connection can be used again."""
+        with contextlib.suppress(UpstreamClosed, UpstreamTimeout):
+            connection.expect_by(self.settings.connect_seconds)
+            await connection.read()
+
+
+def _outcome_of(error: GatewayError) -> Outcome:
+    return Outcome.TIMEOUT if isinstance(error, EngineTimeout) else Outcome.ENGINE_FAILED
+
+
+def _failed(message: str) -> EngineError:
+    return EngineError(message, code="engine_failed")
+
+
+def _is_event_stream(answer: Head) -> bool:
+    return any(
+        name.lower() == "content-type" and value.lower().startswith("text/event-stream")
+        for name, value in answer.headers
+    )
+
+
+def _meter(route: Route, shaped: Shaped) -> StreamMeter:
+    match route.api:
+        case Api.CHAT | Api.COMPLETIONS:
+            return OpenAIMeter(
+                show_usage=shaped.show_usage,
+                show_running_usage=shaped.show_running_usage,
+                choices=shaped.choices,
+                choices_per_prompt=shaped.choices_per_prompt,
+            )
+        case Api.RESPONSES:
+            return ResponsesMeter()
+        case Api.MESSAGES:
+            return MessagesMeter()
+        case _:
+            return PlainMeter()
+
+
+def _engine_error(status: int, body: bytes, api: Api, request_id: str) -> bytes:
+    """Keep an error of the engine that has its API's shape, and give the others that shape.
+
+    vLLM has six, among them FastAPI's `detail` on 404 and 405 and OpenAI's on /v1/messages (tests/fixtures/vllm).
+    """
+    own = b'{"type":"error"' if api is Api.MESSAGES else b'{"error":{'
+    if body.startswith(own):
+        return body
+    error = GatewayError(error_message(body) or f"The engine answered {status}.", code=f"engine_{status}")
+    error.status = status
+    return error_body(error, api, request_id)
