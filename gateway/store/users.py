@@ -1,5 +1,6 @@
 """Queries on users."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -48,12 +49,16 @@ class Users:
 
         `until` is when the revocation may be forgotten.
         """
-        values = {"password_hash": password_hash, "password_set_at": now}
-        return await self._end_sessions(name, values, now=now, until=until)
+        async with self._database.write() as connection:
+            if not await _change(connection, name, {"password_hash": password_hash, "password_set_at": now}):
+                return False
+            await _end_sessions(connection, name, now, until)
+            return True
 
-    async def end_sessions(self, name: str, *, now: float, until: float) -> bool:
-        """End every session of a user; False when there is no such user."""
-        return await self._end_sessions(name, {}, now=now, until=until)
+    async def end_sessions(self, name: str, *, now: float, until: float) -> Sequence[str]:
+        """End every session of a user; their ids."""
+        async with self._database.write() as connection:
+            return await _end_sessions(connection, name, now, until)
 
     async def disable(self, name: str, *, now: float, until: float) -> bool:
         """Shut a user out: no sign-in, no session, no token issued until now; False when there is no such user."""
@@ -64,18 +69,6 @@ class Users:
             await _revoke(connection, Revocation(RevocationKind.SUBJECT, name, now, until))
             return True
 
-    async def _end_sessions(self, name: str, values: dict[str, Any], *, now: float, until: float) -> bool:
-        sessions = schema.sessions
-        async with self._database.write() as connection:
-            if not await _change(connection, name, values):
-                return False
-            ended = await connection.scalars(
-                delete(sessions).where(sessions.c.user_name == name).returning(sessions.c.id)
-            )
-            for session_id in ended.all():
-                await _revoke(connection, Revocation(RevocationKind.SESSION, session_id, now, until))
-            return True
-
 
 async def _find(connection: AsyncConnection, name: str) -> User | None:
     row = (await connection.execute(select(_USERS).where(_USERS.c.name == name))).mappings().one_or_none()
@@ -83,10 +76,17 @@ async def _find(connection: AsyncConnection, name: str) -> User | None:
 
 
 async def _change(connection: AsyncConnection, name: str, values: dict[str, Any]) -> bool:
-    if not values:
-        return await _find(connection, name) is not None
     result = await connection.execute(update(_USERS).where(_USERS.c.name == name).values(values))
     return result.rowcount == 1
+
+
+async def _end_sessions(connection: AsyncConnection, name: str, now: float, until: float) -> Sequence[str]:
+    sessions = schema.sessions
+    ended = await connection.scalars(delete(sessions).where(sessions.c.user_name == name).returning(sessions.c.id))
+    session_ids = ended.all()
+    for session_id in session_ids:
+        await _revoke(connection, Revocation(RevocationKind.SESSION, session_id, now, until))
+    return session_ids
 
 
 async def _revoke(connection: AsyncConnection, revocation: Revocation) -> None:

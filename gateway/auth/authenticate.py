@@ -1,0 +1,67 @@
+"""Who is calling? From a request's credentials to a Principal. On the bearer path nothing is awaited."""
+
+from aiohttp import web
+from multidict import CIMultiDictProxy
+
+from gateway.auth.csrf import SAFE_METHODS, require_json, require_own_page
+from gateway.auth.sessions import Sessions, SignedIn
+from gateway.auth.tokens import TokenVerifier
+from gateway.config import AuthSettings
+from gateway.context import Principal
+from gateway.errors import BadRequest, Forbidden, Unauthorized
+
+
+class Authenticator:
+    """Accepts `Authorization: Bearer <JWT>`, `x-api-key: <JWT>` (Anthropic's clients), or the chat's session cookie."""
+
+    def __init__(self, auth: AuthSettings, verifier: TokenVerifier, sessions: Sessions) -> None:
+        self.verifier = verifier
+        self.sessions = sessions
+        self.cookie_name = "session" if auth.cookie_over_http else "__Host-session"
+
+    async def authenticate(self, request: web.Request) -> Principal:
+        """The caller.
+
+        Unauthorized when nothing proves one, BadRequest for credentials that contradict each other, Forbidden when a
+        request that rests on the cookie did not come from our own page, Unavailable when sessions cannot be read.
+        """
+        token = bearer_token(request.headers)
+        if token is not None:
+            return self.verifier.verify(token)
+        cookie = request.cookies.get(self.cookie_name)
+        if cookie is None:
+            raise Unauthorized("no credentials; send Authorization: Bearer <token>", code="token_missing")
+        if request.method not in SAFE_METHODS:
+            require_json(request)
+            require_own_page(request)
+        return (await self.sessions.resolve(cookie)).principal
+
+    async def signed_in(self, request: web.Request) -> SignedIn:
+        """The chat session of a request; tokens do not count. Raises as `authenticate` does, CSRF excepted."""
+        return await self.sessions.resolve(request.cookies.get(self.cookie_name, ""))
+
+
+def bearer_token(headers: CIMultiDictProxy[str]) -> str | None:
+    """The token that a request presents. BadRequest when it presents two that differ."""
+    tokens = {_after_scheme(value) for value in headers.getall("Authorization", ())}
+    tokens.update(headers.getall("x-api-key", ()))
+    if not tokens:
+        return None
+    if len(tokens) > 1:
+        raise BadRequest("Authorization and x-api-key name different tokens; send one", code="conflicting_credentials")
+    return tokens.pop()
+
+
+def _after_scheme(value: str) -> str:
+    scheme, _, token = value.partition(" ")
+    if scheme.lower() != "bearer":
+        raise Unauthorized("use Authorization: Bearer <token>", code="token_malformed")
+    return token.strip(" ")
+
+
+def require_scope(principal: Principal, scope: str) -> None:
+    """Forbidden, naming the scope, when the caller lacks it."""
+    if scope not in principal.scopes:
+        raise Forbidden(
+            f"this needs the scope `{scope}`, which your credentials do not have", code="insufficient_scope"
+        )

@@ -1,0 +1,171 @@
+"""From a token's JSON to an identity: strict about types, silent about nothing. Pure.
+
+Claims: RFC 7519 (`sub exp iat nbf iss aud jti`), RFC 8693 (`scope`), and the house's own `team plan models`.
+"""
+
+import json
+import math
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any, Never
+
+from gateway.config import AuthSettings
+from gateway.context import Principal, Via
+
+MAX_TEXT = 256  # characters of a name
+MAX_ITEMS = 64  # scopes or models
+MAX_TIME = 2.0**53  # NumericDate beyond exact floats is nonsense
+_DAY = 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """One reason not to accept a token; `code` is stable, `message` is for a developer."""
+
+    code: str
+    message: str
+
+
+EXPIRED = Refusal("token_expired", "the token has expired; get a new one")
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a token says, after all of it was found sound."""
+
+    principal: Principal
+    issued_at: float
+    expires_at: float
+
+
+def strict_json(data: bytes) -> dict[str, Any]:
+    """Decode a JSON object; ValueError for anything two parsers could read differently.
+
+    That is: names given twice, NaN and Infinity, encodings other than UTF-8.
+    """
+    try:
+        value = json.loads(data.decode(), object_pairs_hook=_object, parse_constant=_no_constant)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if not isinstance(value, dict):
+        raise ValueError("not a JSON object")  # noqa: TRY004 - the one error of this function
+    return value
+
+
+def read_claims(
+    claims: dict[str, Any], auth: AuthSettings, plans: Collection[str], now: float
+) -> tuple[Identity | None, list[Refusal]]:
+    """The identity, or every reason why there is none, the most telling first. `now` is Unix time."""
+    reader = _Reader(claims)
+    subject = reader.text("sub", required=True)
+    token_id = reader.text("jti")
+    issuer = reader.text("iss")
+    team = reader.text("team")
+    plan = reader.text("plan")
+    audience = reader.words("aud", one_word=True)
+    scopes = reader.words("scope", one_word=False)
+    models = reader.words("models", one_word=None)
+    expires_at = reader.time("exp", required=True)
+    issued_at = reader.time("iat", required=True)
+    not_before = reader.time("nbf")
+    refusals = reader.refusals
+    if models == ():  # in a Principal, no globs mean every model: the opposite of what this token says
+        reader.refuse("`models` is empty; leave it out to allow every model")
+    if auth.issuer is not None and issuer != auth.issuer:
+        refusals.append(Refusal("wrong_issuer", "the token's `iss` is not accepted here"))
+    if auth.audience is not None and auth.audience not in (audience or ()):
+        refusals.append(Refusal("wrong_audience", "the token's `aud` does not name this service"))
+    refusals += _check_times(issued_at, not_before, expires_at, auth, now)
+    plan = auth.default_plan if plan is None else plan
+    if plan not in plans:
+        refusals.append(Refusal("unknown_plan", "the token's `plan` is not one of this service's plans"))
+    if refusals or subject is None or issued_at is None or expires_at is None:
+        return None, refusals
+    granted = frozenset(auth.default_scopes if scopes is None else scopes)
+    principal = Principal(subject, team, granted, plan, models or (), token_id, Via.BEARER)
+    return Identity(principal, issued_at, expires_at), refusals
+
+
+def _check_times(
+    issued_at: float | None, not_before: float | None, expires_at: float | None, auth: AuthSettings, now: float
+) -> list[Refusal]:
+    refusals = []
+    leeway = auth.leeway_seconds
+    if expires_at is not None and now >= expires_at + leeway:
+        refusals.append(EXPIRED)
+    if any(start is not None and start > now + leeway for start in (issued_at, not_before)):
+        refusals.append(
+            Refusal("token_not_yet_valid", "the token's `iat` or `nbf` lies in the future; are the clocks right?")
+        )
+    if issued_at is not None and expires_at is not None:
+        if expires_at <= issued_at:
+            refusals.append(Refusal("token_malformed", "the token's `exp` is not after its `iat`"))
+        elif expires_at - issued_at > auth.max_token_days * _DAY:
+            refusals.append(
+                Refusal("token_lifetime_too_long", f"tokens may live {auth.max_token_days} days; this one has more")
+            )
+    return refusals
+
+
+class _Reader:
+    """Takes claims by name and type; what does not fit becomes a refusal. A null claim counts as absent."""
+
+    def __init__(self, claims: dict[str, Any]) -> None:
+        self._claims = claims
+        self.refusals: list[Refusal] = []
+
+    def refuse(self, message: str) -> None:
+        self.refusals.append(Refusal("token_malformed", message))
+
+    def text(self, name: str, *, required: bool = False) -> str | None:
+        value = self._take(name, required=required)
+        if value is None:
+            return None
+        if _is_text(value):
+            return str(value)
+        self.refuse(f"`{name}` must be printable text of 1 to {MAX_TEXT} characters")
+        return None
+
+    def time(self, name: str, *, required: bool = False) -> float | None:
+        value = self._take(name, required=required)
+        if value is None:
+            return None
+        # bool is an int to Python; a huge int does not fit a float
+        if type(value) in (int, float) and 0 <= value <= MAX_TIME and math.isfinite(value):
+            return float(value)
+        self.refuse(f"`{name}` must be a time in seconds since 1970, as a number")
+        return None
+
+    def words(self, name: str, *, one_word: bool | None) -> tuple[str, ...] | None:
+        """A list of texts. A bare text is one word, or words between spaces, or (None) not allowed."""
+        value = self._take(name)
+        if value is None:
+            return None
+        if isinstance(value, str) and one_word is not None:
+            value = [value] if one_word else value.split()
+        if isinstance(value, list) and len(value) <= MAX_ITEMS and all(map(_is_text, value)):
+            return tuple(value)
+        self.refuse(f"`{name}` must be a list of at most {MAX_ITEMS} texts")
+        return None
+
+    def _take(self, name: str, *, required: bool = False) -> Any:
+        value = self._claims.get(name)
+        if required and value is None:
+            self.refuse(f"the claim `{name}` is missing")
+        return value
+
+
+def _is_text(value: object) -> bool:
+    # isprintable: no control characters to forge log lines with, no lone surrogates that cannot be encoded
+    return isinstance(value, str) and 0 < len(value) <= MAX_TEXT and value.isprintable()
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("a name is given twice")
+    return result
+
+
+def _no_constant(_: str) -> Never:
+    raise ValueError("not a JSON number")

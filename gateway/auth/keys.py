@@ -1,0 +1,136 @@
+"""Signing keys. The algorithm belongs to the key: a token's header may only confirm it, never choose it.
+
+The house's own key is HS256 with the secret in a file, made on first start. Keys of other kinds (PEM, JWKS) are further
+ways to build a `Key`; everything that uses one knows only `kid`, `algorithm` and the key itself.
+"""
+
+import base64
+import contextlib
+import hashlib
+import hmac
+import os
+import secrets
+import stat
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+from jwt import PyJWK, PyJWS
+
+from gateway.config import Config
+
+MIN_SECRET_BYTES = 32  # RFC 7518, section 3.2: as long as the hash
+MAX_SECRET_BYTES = 4096  # more is not a secret but the wrong file
+MIN_DIFFERENT_BYTES = 8  # 32 random bytes never have fewer; "aaaa…" and "0123012301…" do
+_NEW_SECRET_BYTES = 48
+_JWS = PyJWS()
+
+
+class KeyFileError(Exception):
+    """A key file that cannot be used. The text names the file and the reason, never what is in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A key that verifies, and signs if it holds the secret half, by one algorithm only."""
+
+    kid: str
+    algorithm: str
+    jwk: PyJWK = field(repr=False, compare=False)  # PyJWT verifies by the JWK's algorithm, whatever the header says
+
+    @classmethod
+    def from_secret(cls, secret: bytes, algorithm: str = "HS256") -> Self:
+        """A symmetric key. Its id is derived from the secret, so that every worker and host agrees on it."""
+        kid = _base64url(hmac.digest(secret, b"gatehouse kid", "sha256")[:9])
+        return cls(kid, algorithm, PyJWK({"kty": "oct", "k": _base64url(secret)}, algorithm))
+
+    def sign(self, payload: bytes) -> str:
+        """The compact JWS of `payload` under this key."""
+        return _JWS.encode(payload, self.jwk, headers={"kid": self.kid})
+
+
+class KeySet:
+    """The keys that are accepted, by `kid`; the first of them signs."""
+
+    def __init__(self, keys: Iterable[Key]) -> None:
+        self._keys = {key.kid: key for key in keys}
+        if not self._keys:
+            raise ValueError("a key set needs a key")
+        self.signing = next(iter(self._keys.values()))
+
+    def find(self, kid: str | None) -> Key | None:
+        """The key that a token names. One that names none is meant for the only key there is, if there is only one."""
+        if kid is None:
+            return self.signing if len(self._keys) == 1 else None
+        return self._keys.get(kid)
+
+
+def key_file(config: Config) -> Path:
+    """Where the house's signing secret lies."""
+    return config.auth.secret_file or config.state_dir / "jwt.key"
+
+
+def load_keys(config: Config) -> KeySet:
+    """The keys of this house. Makes the default key file when there is none; a configured one must exist."""
+    path = key_file(config)
+    if config.auth.secret_file is None:
+        make_secret_file(path)
+    return KeySet([Key.from_secret(read_secret_file(path))])
+
+
+def make_secret_file(path: Path) -> bool:
+    """Write a fresh secret to `path` (mode 0600) unless something is there; say whether it was written.
+
+    Starters that race agree: the file appears whole or not at all, and the first one stays.
+    """
+    if path.exists():
+        return False
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor, draft = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # O_EXCL, mode 0600
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(_base64url(secrets.token_bytes(_NEW_SECRET_BYTES)).encode() + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+            with contextlib.suppress(FileExistsError):  # another starter was faster: its key is the key
+                os.link(draft, path)  # unlike rename, never replaces what is there
+                return True
+            return False
+        finally:
+            Path(draft).unlink()
+    except OSError as error:
+        raise KeyFileError(f"{path}: cannot make the signing key: {error.strerror}") from None
+
+
+def read_secret_file(path: Path) -> bytes:
+    """The secret in `path`: its text without white space around it. KeyFileError unless it is private and strong."""
+    try:
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())  # of the very file that is read
+            if not stat.S_ISREG(status.st_mode):
+                raise KeyFileError(f"{path}: not a regular file")
+            if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+                mode = stat.S_IMODE(status.st_mode)
+                raise KeyFileError(f"{path}: others may read or change it (mode {mode:04o}); run chmod 600 {path}")
+            secret = file.read(MAX_SECRET_BYTES + 1).strip()
+    except OSError as error:
+        raise KeyFileError(f"{path}: cannot read the signing key: {error.strerror}") from None
+    if len(secret) < MIN_SECRET_BYTES:
+        raise KeyFileError(f"{path}: the secret has {len(secret)} bytes; at least {MIN_SECRET_BYTES} are needed")
+    if len(secret) > MAX_SECRET_BYTES:
+        raise KeyFileError(f"{path}: longer than {MAX_SECRET_BYTES} bytes; this is not a signing secret")
+    if len(set(secret)) < MIN_DIFFERENT_BYTES:
+        raise KeyFileError(f"{path}: the secret repeats a few characters; use random bytes")
+    return secret
+
+
+def fingerprint(value: str) -> bytes:
+    """SHA-256 of a credential: what is kept of it in memory and in SQL."""
+    return hashlib.sha256(value.encode()).digest()
+
+
+def _base64url(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()

@@ -1,0 +1,56 @@
+"""What is refused although it is properly signed, in memory: the request path asks here, never SQL.
+
+`gateway.auth.setup` brings in what other workers and the command have revoked, every second.
+"""
+
+from collections.abc import Callable, Iterable
+
+from gateway.auth.claims import Identity
+from gateway.store.rows import Revocation, RevocationKind
+
+
+class RevocationList:
+    """The revocations in force. They only ever come; one is forgotten when nothing it refuses can still be valid."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._tokens: dict[str, Revocation] = {}
+        self._sessions: dict[str, Revocation] = {}
+        self._subjects: dict[str, Revocation] = {}
+
+    def add(self, revocations: Iterable[Revocation]) -> None:
+        """Refuse these too, from now on."""
+        for revocation in revocations:
+            table = self._table(revocation.kind)
+            known = table.get(revocation.target)
+            if known is None or known.revoked_at < revocation.revoked_at:
+                table[revocation.target] = revocation
+
+    def forget(self) -> None:
+        """Drop those that no longer matter, so that memory stays bounded."""
+        now = self._clock()
+        for table in (self._tokens, self._sessions, self._subjects):
+            for target in [target for target, revocation in table.items() if revocation.expires_at <= now]:
+                del table[target]
+
+    def refuse_token(self, identity: Identity) -> bool:
+        """Whether a verified token is revoked: itself, or all that its subject had been given by then."""
+        principal = identity.principal
+        return principal.token_id in self._tokens or self._refuse_subject(principal.subject, identity.issued_at)
+
+    def refuse_session(self, session_id: str, user_name: str, created_at: float) -> bool:
+        """Whether a chat session was ended, or its user shut out after it began."""
+        return session_id in self._sessions or self._refuse_subject(user_name, created_at)
+
+    def _refuse_subject(self, subject: str, given_at: float) -> bool:
+        revocation = self._subjects.get(subject)
+        return revocation is not None and given_at <= revocation.revoked_at
+
+    def _table(self, kind: RevocationKind) -> dict[str, Revocation]:
+        match kind:
+            case RevocationKind.TOKEN:
+                return self._tokens
+            case RevocationKind.SESSION:
+                return self._sessions
+            case RevocationKind.SUBJECT:
+                return self._subjects

@@ -1,0 +1,201 @@
+"""JWTs: verify what callers present, issue our own. Verifying never waits: no SQL, no network.
+
+PyJWT checks form and signature under the algorithm of the key; what a token may say beyond RFC 7515 and who it is then
+is checked here and in `claims.py`, stricter than PyJWT does.
+"""
+
+import base64
+import math
+import re
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+from jwt import DecodeError, InvalidSignatureError, PyJWS
+
+from gateway.auth.claims import EXPIRED, Identity, Refusal, read_claims, strict_json
+from gateway.auth.keys import Key, KeySet, fingerprint
+from gateway.auth.revocations import RevocationList
+from gateway.config import AuthSettings
+from gateway.context import Principal
+from gateway.errors import Unauthorized
+from gateway.store.rows import IssuedToken
+
+MAX_TOKEN_BYTES = 8192
+CACHE_SIZE = 4096
+_JWS = PyJWS()
+_COMPACT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
+# Headers that bring a key along, or change what the rest means (CVE-2026-32597, CVE-2026-48523): never followed
+_REFUSED_HEADERS = ("crit", "jku", "jwk", "x5u", "x5c", "b64", "zip", "enc", "cty")
+
+
+@dataclass(slots=True)
+class Explanation:
+    """All that can be said of a token: what it contains, and every reason why it would be refused."""
+
+    header: dict[str, Any] = field(default_factory=dict)
+    claims: dict[str, Any] = field(default_factory=dict)
+    identity: Identity | None = None
+    refusals: list[Refusal] = field(default_factory=list)
+
+
+class TokenVerifier:
+    """Turns a token into a Principal, or says why not.
+
+    Verified tokens are remembered by their full SHA-256 until they expire; revocation is asked each time.
+    """
+
+    def __init__(
+        self,
+        auth: AuthSettings,
+        plans: Collection[str],
+        keys: KeySet,
+        revocations: RevocationList,
+        *,
+        clock: Callable[[], float] = time.time,
+        cache_size: int = CACHE_SIZE,
+    ) -> None:
+        self._auth = auth
+        self._plans = plans
+        self._keys = keys
+        self._revocations = revocations
+        self._clock = clock
+        self._cache_size = cache_size
+        self._verified: OrderedDict[bytes, Identity] = OrderedDict()
+
+    def verify(self, token: str) -> Principal:
+        """The caller that `token` proves. Unauthorized, with the reason as its code, when it proves none."""
+        if len(token) > MAX_TOKEN_BYTES or not token.isascii():
+            raise _unauthorized(_MALFORMED)
+        digest = fingerprint(token)
+        identity = self._verified.get(digest)
+        if identity is None:
+            return self._verify_new(token, digest).principal
+        if self._clock() >= identity.expires_at + self._auth.leeway_seconds:
+            del self._verified[digest]
+            raise _unauthorized(EXPIRED)
+        if self._revocations.refuse_token(identity):
+            raise _unauthorized(_REVOKED)
+        self._verified.move_to_end(digest)
+        return identity.principal
+
+    def explain(self, token: str) -> Explanation:
+        """Everything about a token, for an operator; never raises."""
+        found = Explanation()
+        found.refusals.extend(self._refusals(token, found))
+        return found
+
+    def _verify_new(self, token: str, digest: bytes) -> Identity:
+        found = Explanation()
+        refusal = next(self._refusals(token, found), None)  # the first decides; nothing behind it is looked at
+        identity = found.identity
+        if refusal is not None or identity is None:
+            raise _unauthorized(refusal or _MALFORMED)
+        self._verified[digest] = identity
+        if len(self._verified) > self._cache_size:
+            self._verified.popitem(last=False)
+        return identity
+
+    def _refusals(self, token: str, found: Explanation) -> Iterator[Refusal]:
+        """Examine step by step, filling `found`. The signature comes before anything the payload says."""
+        if len(token) > MAX_TOKEN_BYTES or not _COMPACT.fullmatch(token):
+            yield _MALFORMED
+            return
+        header, payload, _ = token.split(".")
+        try:
+            found.header = strict_json(_decode(header))
+        except ValueError:
+            yield _MALFORMED
+            return
+        yield from self._header_refusals(token, found.header)
+        try:
+            found.claims = strict_json(_decode(payload))
+        except ValueError:
+            yield Refusal("token_malformed", "the token's payload is not one plain JSON object")
+            return
+        found.identity, refusals = read_claims(found.claims, self._auth, self._plans, self._clock())
+        yield from refusals
+        if found.identity is not None and self._revocations.refuse_token(found.identity):
+            yield _REVOKED
+
+    def _header_refusals(self, token: str, header: dict[str, Any]) -> Iterator[Refusal]:
+        for name in _REFUSED_HEADERS:
+            if name in header:
+                yield Refusal("token_malformed", f"the token's header has `{name}`, which is not accepted here")
+        kid = header.get("kid")
+        key = self._keys.find(kid) if kid is None or isinstance(kid, str) else None
+        if key is None:
+            yield Refusal("unknown_key", "the token is signed by a key that is not known here (`kid`)")
+        elif header.get("alg") != key.algorithm:
+            yield Refusal("wrong_algorithm", "the token's `alg` is not that of its key")
+        else:
+            yield from _signature_refusals(token, key)
+
+
+_MALFORMED = Refusal("token_malformed", "this is not a signed JWT in compact form")
+_REVOKED = Refusal("token_revoked", "the token was revoked")
+
+
+def _unauthorized(refusal: Refusal) -> Unauthorized:
+    return Unauthorized(refusal.message, code=refusal.code)
+
+
+def _signature_refusals(token: str, key: Key) -> Iterator[Refusal]:
+    try:
+        _JWS.decode_complete(token, key.jwk)
+    except InvalidSignatureError:
+        yield Refusal("bad_signature", "the token's signature does not match")
+    except DecodeError:  # base64 that is not canonical: two spellings of one token
+        yield _MALFORMED
+
+
+def _decode(segment: str) -> bytes:
+    return base64.urlsafe_b64decode(segment + "=" * (-len(segment) % 4))  # raises a ValueError
+
+
+def issue_token(
+    key: Key,
+    auth: AuthSettings,
+    *,
+    subject: str,
+    ttl_seconds: float,
+    team: str | None = None,
+    plan: str | None = None,
+    scopes: Collection[str] | None = None,
+    models: Collection[str] = (),
+    clock: Callable[[], float] = time.time,
+) -> tuple[str, IssuedToken]:
+    """Sign a token that this house's TokenVerifier accepts; returns it and its record, which does not contain it.
+
+    Nothing is written down: keeping the record is the caller's job.
+    """
+    now = clock()
+    record = IssuedToken(
+        id=secrets.token_hex(10),
+        subject=subject,
+        team=team,
+        plan=plan or auth.default_plan,
+        scopes=tuple(auth.default_scopes if scopes is None else scopes),
+        models=tuple(models),
+        key_id=key.kid,
+        issued_at=now,  # with fractions: a revocation must tell what came before from what came after
+        expires_at=float(math.ceil(now + ttl_seconds)),
+    )
+    claims: dict[str, Any] = {
+        "sub": record.subject,
+        "iat": record.issued_at,
+        "exp": int(record.expires_at),
+        "jti": record.id,
+        "scope": " ".join(record.scopes),
+        "plan": record.plan,
+        "team": team,
+        "models": list(record.models) or None,
+        "iss": auth.issuer,
+        "aud": auth.audience,
+    }
+    payload = msgspec.json.encode({name: value for name, value in claims.items() if value is not None})
+    return key.sign(payload), record
