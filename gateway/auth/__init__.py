@@ -1,1 +1,11 @@
-"""Who is calling, proven: `setup.setup_auth` puts it into an application, `authenticate.Authenticator` answers."""
+"""Who is calling, proven.
+
+    authenticator = setup_auth(app, config)                    # keys, users, sessions, /auth/*
+    principal = await authenticator.authenticate(request)      # Unauthorized says why not
+    require_scope(principal, "api")
+"""
+
+from gateway.auth.authenticate import Authenticator, require_scope
+from gateway.auth.setup import AUTHENTICATOR, setup_auth
+
+__all__ = ["AUTHENTICATOR", "Authenticator", "require_scope", "setup_auth"]

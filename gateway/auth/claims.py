@@ -44,7 +44,7 @@ def strict_json(data: bytes) -> dict[str, Any]:
     That is: names given twice, NaN and Infinity, encodings other than UTF-8.
     """
     try:
-        value = json.loads(data.decode(), object_pairs_hook=_object, parse_constant=_no_constant)
+        value = _DECODER.decode(data.decode())
     except RecursionError:
         raise ValueError("nested too deeply") from None
     if not isinstance(value, dict):
@@ -169,3 +169,6 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(_: str) -> Never:
     raise ValueError("not a JSON number")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_constant)
