@@ -1,0 +1,193 @@
+"""`gatehouse engine`: the launcher in the foreground, and the words to operate a running one."""
+
+import asyncio
+import contextlib
+import json
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn, Protocol
+
+import aiohttp
+import click
+
+from launcher.config import EngineSettings
+from launcher.notify import notify, watchdog_seconds
+from launcher.service import Launcher
+from launcher.status import SOCKET_NAME, LauncherRunningError, Status
+
+_CALL_SECONDS = 15.0
+_EXIT_FAILED = 1  # the engine is down, or the call was refused
+_EXIT_UNREACHABLE = 3  # no launcher answers
+
+
+class _Settings(Protocol):
+    engine: EngineSettings
+
+
+class EngineContext(Protocol):
+    """What this command needs of the click context's object."""
+
+    settings: _Settings
+    state_dir: Path
+
+    def engine_api_key(self) -> str:
+        """Give the key that guards the engine."""
+        ...
+
+
+@click.group(invoke_without_command=True)
+@click.pass_context
+def engine(ctx: click.Context) -> None:
+    """Run the engine in the foreground until SIGTERM or Ctrl-C; a second Ctrl-C kills it at once."""
+    if ctx.invoked_subcommand is None:
+        context: EngineContext = ctx.obj
+        ctx.exit(asyncio.run(_run(context)))
+
+
+@engine.command()
+@click.option("--json", "as_json", is_flag=True, help="Print the whole status as JSON.")
+@click.option("--tail", default=0, show_default=True, help="Print the engine's last lines too, at most 200.")
+@click.pass_obj
+def status(context: EngineContext, *, as_json: bool, tail: int) -> None:
+    """Say how the engine is. Exit code 0 when it is ready, 1 when not, 3 when no launcher runs."""
+    path = f"/status?tail={tail}" if tail > 0 else "/status"
+    answer = _call(context, "GET", path)
+    if as_json:
+        click.echo(json.dumps(answer))
+    else:
+        click.echo(describe(answer))
+        for line in answer["tail"]:
+            click.echo(f"  | {line}")
+    if answer["state"] != "ready":
+        sys.exit(_EXIT_FAILED)
+
+
+@engine.command()
+@click.pass_obj
+def restart(context: EngineContext) -> None:
+    """Let running requests finish, then start a fresh engine; also the way out of `failed`."""
+    _call(context, "POST", "/restart")
+    click.echo("The engine restarts; `gatehouse engine status` tells how far it is.", err=True)
+
+
+@engine.command()
+@click.pass_obj
+def drain(context: EngineContext) -> None:
+    """Let running requests finish, then keep the engine down until `gatehouse engine restart`."""
+    _call(context, "POST", "/drain")
+    click.echo("The engine finishes what runs and then stays down.", err=True)
+
+
+@engine.command("reset-prefix-cache")
+@click.pass_obj
+def reset_prefix_cache(context: EngineContext) -> None:
+    """Empty the engine's prefix cache."""
+    _call(context, "POST", "/reset-prefix-cache")
+    click.echo("The prefix cache is empty.", err=True)
+
+
+def describe(status: dict[str, Any]) -> str:
+    """Put a status into one line for people."""
+    parts = [f"engine {status['state']}"]
+    if status["phase"]:
+        eta = f", about {status['eta_s']:.0f} s left" if status["eta_s"] is not None else ""
+        parts.append(f"{status['phase']} {status['percent']} % ({status['elapsed_s']:.0f} s{eta})")
+    if status["url"] and status["state"] == "ready":
+        version = f", vLLM {status['version']}" if status["version"] else ""
+        parts.append(f"{status['model']} at {status['url']}{version}")
+    if status["reason"]:
+        parts.append(status["reason"])
+    return " · ".join(parts)
+
+
+class Reporter:
+    """Tells each new status to the terminal, one line a phase, and to systemd."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self._write = write
+        self._told: tuple[str, str | None, str] | None = None
+        self._was_ready = False
+
+    def __call__(self, status: Status) -> None:
+        """Take a new status."""
+        line = describe(json.loads(status.json()))
+        notify(STATUS=line)
+        if status.state == "ready" and not self._was_ready:
+            notify(READY="1")
+            self._was_ready = True
+        told = (status.state, status.phase, status.reason)
+        if told != self._told:
+            self._told = told
+            self._write(line)
+            for text in status.tail if status.state == "failed" else ():
+                self._write(f"  | {text}")
+
+
+async def _run(context: EngineContext) -> int:
+    launcher = Launcher(
+        context.settings.engine,
+        context.state_dir,
+        context.engine_api_key(),
+        on_change=Reporter(lambda line: click.echo(line, err=True)),
+    )
+    stop = asyncio.Event()
+
+    def end() -> None:
+        notify(STOPPING="1")
+        if stop.is_set():
+            launcher.hurry()
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, end)
+    watchdog = asyncio.create_task(_feed_watchdog())
+    try:
+        await launcher.run(stop)
+    except (LauncherRunningError, OSError) as error:
+        click.echo(f"gatehouse engine: {error}", err=True)
+        return _EXIT_FAILED
+    finally:
+        watchdog.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await watchdog
+    return 0
+
+
+async def _feed_watchdog() -> None:
+    """Show systemd that the event loop turns, and that a long start-up is no hang."""
+    interval = watchdog_seconds() or 20.0
+    while True:
+        notify(WATCHDOG="1", EXTEND_TIMEOUT_USEC=str(int(interval * 3e6)))
+        await asyncio.sleep(interval)
+
+
+def _call(context: EngineContext, method: str, path: str) -> dict[str, Any]:
+    """Ask the running launcher; ends the program with a message when that fails."""
+    socket = context.state_dir / SOCKET_NAME
+    try:
+        code, answer = asyncio.run(_ask(socket, method, path))
+    except (aiohttp.ClientError, OSError, TimeoutError) as error:
+        _fail(
+            f"no launcher answers at {socket} ({error or 'timeout'}): start one with `gatehouse engine`",
+            _EXIT_UNREACHABLE,
+        )
+    if code >= 400:
+        _fail(str(answer.get("error", answer)), _EXIT_FAILED)
+    return answer
+
+
+async def _ask(socket: Path, method: str, path: str) -> tuple[int, dict[str, Any]]:
+    timeout = aiohttp.ClientTimeout(total=_CALL_SECONDS)
+    async with (
+        aiohttp.ClientSession(connector=aiohttp.UnixConnector(path=str(socket)), timeout=timeout) as session,
+        session.request(method, f"http://launcher{path}") as response,
+    ):
+        return response.status, await response.json()
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    click.echo(f"gatehouse engine: {message}", err=True)
+    sys.exit(code)

@@ -1,0 +1,226 @@
+"""One engine process and its tree: started in a session of its own, watched, and stopped until nothing is left.
+
+How vLLM takes signals (recorded from 0.25 and 0.32): TERM ends it in half a second, or after the running requests
+when it has `--shutdown-timeout`; during start-up TERM is lost or hangs until a second one comes; a SIGKILLed server
+leaves EngineCore and the workers holding the GPUs. Hence the ladder TERM, TERM, KILL all, and the proof at its end.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import re
+import secrets
+import signal
+import socket
+import subprocess
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from launcher import traces
+from launcher.family import MARKER_VARIABLE, Family, is_dead
+from launcher.output import LogFile, Output
+from launcher.record import Record
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.2  # how often the tree is looked at: a death is noticed within this time
+_OUTPUT_END_SECONDS = 2.0
+_TITLE = "VLLM::"  # vLLM titles its processes: VLLM::EngineCore, VLLM::Worker_TP0
+_RENDEZVOUS = re.compile(r"distributed_init_method=file://(\S*/vllm_dist_[0-9a-f]{32})\b")
+_ANNOUNCED = re.compile(r"\((EngineCore|Worker)\S* pid=(\d+)\)")  # and names them in front of their log lines
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """What of the engine has died: its first process, with the exit code, or another one that it cannot do without."""
+
+    what: str
+    pid: int
+    exit_code: int | None = None
+
+    def __str__(self) -> str:
+        if self.exit_code is None:
+            return f"{self.what} (pid {self.pid}) died"
+        if self.exit_code < 0:
+            with contextlib.suppress(ValueError):
+                return f"the engine was ended by {signal.Signals(-self.exit_code).name}"
+        return f"the engine exited with code {self.exit_code}"
+
+
+@dataclass(frozen=True, slots=True)
+class Ladder:
+    """How long each rung of a stop may take, in seconds. `first` 0 kills at once."""
+
+    first: float
+    second: float
+    kill: float
+
+
+class EngineProcess:
+    """A started engine. Make one with `spawn`."""
+
+    def __init__(self, popen: subprocess.Popen[bytes], record: Record, record_path: Path, output: Output) -> None:
+        self.pid = popen.pid
+        self.output = output
+        self._popen = popen
+        self._record = record
+        self._record_path = record_path
+        self._family = Family(popen.pid, record.marker)
+        self._roles: dict[int, str] = {}
+        self._hurry = asyncio.Event()
+
+    @classmethod
+    def spawn(
+        cls,
+        argv: list[str],
+        env: Mapping[str, str],
+        *,
+        port: int,
+        record_path: Path,
+        log_file: LogFile,
+        on_line: Callable[[str], None],
+    ) -> "EngineProcess":
+        """Start `argv` in a session of its own. OSError when there is no such program."""
+        sockets = traces.make_socket_directory()
+        record = Record(marker=secrets.token_hex(16), port=port, socket_directory=str(sockets))
+        record.save(record_path)  # before the start: the marker finds a process that nobody has recorded yet
+        read_end, write_end = os.pipe()
+        try:
+            popen = subprocess.Popen(
+                argv,
+                env={"VLLM_RPC_BASE_PATH": str(sockets), **env, MARKER_VARIABLE: record.marker},
+                stdin=subprocess.DEVNULL,
+                stdout=write_end,
+                stderr=write_end,
+                start_new_session=True,
+            )
+        except OSError:
+            os.close(read_end)
+            traces.clear([], [], str(sockets))
+            record_path.unlink(missing_ok=True)
+            raise
+        finally:
+            os.close(write_end)
+        engine: EngineProcess
+
+        def hear(line: str) -> None:
+            engine._hear(line)
+            on_line(line)
+
+        output = Output(log_file, hear)
+        engine = cls(popen, record, record_path, output)
+        record.session = popen.pid
+        engine.observe()
+        output.attach(read_end)
+        return engine
+
+    def _hear(self, line: str) -> None:
+        for role, pid in _ANNOUNCED.findall(line):
+            if int(pid) in self._family.seen:
+                self._roles[int(pid)] = role
+        self._record.files += _RENDEZVOUS.findall(line)
+
+    def observe(self, *, memory: bool = False) -> None:
+        """Note who belongs to the engine now, and with `memory` its shared memory too; save what changed."""
+        before = dict(self._family.seen), set(self._record.shared_memory)
+        members = self._family.scan()
+        for pid in members - self._roles.keys():
+            with contextlib.suppress(OSError):
+                title = Path(f"/proc/{pid}/comm").read_text().strip()
+                if title.startswith(_TITLE):
+                    self._roles[pid] = title.removeprefix(_TITLE)
+        shared = set(self._record.shared_memory)
+        if memory:
+            shared |= traces.shared_memory(members)
+        if (self._family.seen, shared) != before or not self._record.members:
+            self._record.members = dict(self._family.seen)
+            self._record.shared_memory = sorted(shared)
+            self._record.save(self._record_path)
+
+    def death(self) -> Death | None:
+        """Say what has died, if anything; call `observe` before."""
+        if (code := self._popen.poll()) is not None:
+            return Death("the engine", self.pid, code)
+        for pid, role in self._roles.items():
+            if is_dead(pid):
+                return Death(role, pid)
+        return None
+
+    async def exit_code(self, timeout: float) -> int | None:  # noqa: ASYNC109 - a deadline by contract, not an error
+        """Wait at most so many seconds for the first process to exit; None when it has not."""
+        end = asyncio.get_running_loop().time() + timeout
+        while (  # noqa: ASYNC110 - the kernel keeps the exit code; nothing here could wake us
+            code := self._popen.poll()
+        ) is None and asyncio.get_running_loop().time() < end:
+            await asyncio.sleep(POLL_SECONDS / 4)
+        return code
+
+    def known_pids(self) -> set[int]:
+        """Pids of all processes that were seen in the engine's tree, dead ones too."""
+        return set(self._family.seen)
+
+    def hurry(self) -> None:
+        """Have a stop in progress skip to the kill."""
+        self._hurry.set()
+
+    async def stop(self, ladder: Ladder) -> list[int]:
+        """Go down the ladder until nothing of the engine is left. Returns the pids that could not be killed."""
+        self.observe(memory=True)
+        for wait in (ladder.first, ladder.second):
+            if wait <= 0 or self._hurry.is_set() or self._popen.poll() is not None:
+                break
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGTERM)
+            await self._wait_for_exit(wait)
+        left = await self._kill_all(ladder.kill)
+        await self.output.ended(_OUTPUT_END_SECONDS)
+        self.output.close()
+        if not left:
+            shared = {*self._record.shared_memory, *traces.semaphores(self._family.seen)}
+            if removed := traces.clear(shared, self._record.files, self._record.socket_directory):
+                log.debug("removed what the engine left: %s", ", ".join(removed))
+            self._record_path.unlink(missing_ok=True)
+        return sorted(left)
+
+    async def _wait_for_exit(self, seconds: float) -> None:
+        end = asyncio.get_running_loop().time() + seconds
+        while self._popen.poll() is None and asyncio.get_running_loop().time() < end:
+            self.observe()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._hurry.wait(), POLL_SECONDS)
+                return
+
+    async def _kill_all(self, seconds: float) -> set[int]:
+        end = asyncio.get_running_loop().time() + seconds
+        while True:
+            left = self._family.living()
+            gone = self._popen.poll() is not None  # reaps the first process: its children are orphans only then
+            while self._family.reap(self.pid):
+                pass
+            if (not left and gone) or asyncio.get_running_loop().time() > end:
+                return left
+            self._family.kill(left)  # again each time: a process may have forked in between
+            await asyncio.sleep(0.02)
+
+
+def port_is_free(host: str, port: int) -> bool:
+    """Whether a server could listen there now."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # vLLM sets it too: TIME_WAIT is no obstacle
+        try:
+            probe.bind((host, port))
+            probe.listen(1)
+        except OSError:
+            return False
+    return True
+
+
+def free_port(host: str) -> int:
+    """Pick a port that nobody listens on now."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
