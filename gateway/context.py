@@ -87,6 +87,7 @@ class Exchange:
     error_code: str | None = None
     usage: Usage = field(default_factory=Usage)
     prompt_estimate: int = 0
+    reserved_tokens: int = 0
     unmetered_text: str = ""  # generated, sent on, and not covered by `usage`: counted after the request's end
     response_id: str | None = None  # of the Responses API, by which its owner may fetch it again
     sent_at: float | None = None  # the request left for the engine

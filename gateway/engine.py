@@ -7,6 +7,7 @@ engine that nobody here launched, from polling its /health.
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,6 +24,7 @@ POLL_SECONDS = 1.0
 RECONNECT_SECONDS = 0.25
 # held by this gateway for the whole wait; the launcher sends a heartbeat every 10 s
 SILENCE_SECONDS = 30.0
+ASK_SECONDS = 5.0
 
 # what vLLM answers while it dies or stops (recorded: vllm facts, life/); the request can be sent to its successor
 DYING = (
@@ -43,6 +45,7 @@ class Engine:
         self._url: str | None = None
         self._address = ("", 0)
         self.authority = ""
+        self.ready_since = time.time()
         self._ready = asyncio.Event()
         self.set_url(config.engine.url)
 
@@ -96,6 +99,8 @@ class Engine:
         self.status = status
         self.set_url(status.get("url"))
         if status.get("state") == "ready":
+            if before != "ready":
+                self.ready_since = time.time()
             self._ready.set()
         else:
             self._ready.clear()
@@ -143,19 +148,30 @@ class Engine:
                 )
                 await asyncio.sleep(POLL_SECONDS)
 
+    async def count_tokens(self, text: str) -> int:
+        """Count a text with the engine's own tokenizer. Raises UpstreamClosed when it cannot."""
+        body = {"model": self._config.model, "prompt": text, "add_special_tokens": False}
+        answer = await self._ask("POST", "/tokenize", body)
+        return int(msgspec.json.decode(answer)["count"])
+
     async def metrics(self) -> bytes:
         """Return vLLM's own /metrics text. Raises UpstreamClosed when it cannot be had."""
+        return await self._ask("GET", "/metrics")
+
+    async def _ask(self, method: str, path: str, body: object = None) -> bytes:
+        """Ask the engine for itself, off the hot path."""
         if self._url is None:
             raise UpstreamClosed("the engine has no address yet")
+        headers = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
         try:
             async with (
-                aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session,
-                session.get(f"{self._url}/metrics") as answer,
+                aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=ASK_SECONDS), headers=headers) as session,
+                session.request(method, self._url + path, json=body) as answer,
             ):
                 answer.raise_for_status()
                 return await answer.read()
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise UpstreamClosed(f"the engine's metrics cannot be read: {error}") from error
+            raise UpstreamClosed(f"{path} cannot be had: {error}") from error
 
     @contextlib.asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:

@@ -43,6 +43,7 @@ class Observer:
     def __init__(self, finish: Callable[[Exchange], None], draining: Callable[[], bool]) -> None:
         self._finish = finish
         self._draining = draining
+        self.in_flight = 0
 
     def middleware(self) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
         """Return the aiohttp middleware."""
@@ -57,10 +58,9 @@ class Observer:
         """Run the handler; return its answer, or the error's."""
         exchange = begin(request)
         request[EXCHANGE] = exchange
+        self.in_flight += 1
         try:
-            if _STRANGE_PATH.search(request.raw_path.partition("?")[0]):
-                raise NotFound("There is no such route.", code="route_not_found")
-            response = await handler(request)
+            response = await (_no_route if _is_strange(request) else handler)(request)
             exchange.status = response.status
             exchange.end(Outcome.COMPLETE if response.status < 400 else Outcome.REJECTED)
         except asyncio.CancelledError:
@@ -70,6 +70,7 @@ class Observer:
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer in the API's shape
             response = self._answer(exchange, error)
         finally:
+            self.in_flight -= 1
             self._finish(exchange)
         if not response.prepared:
             response.headers.update(exchange.headers)
@@ -78,7 +79,7 @@ class Observer:
     def _answer(self, exchange: Exchange, error: Exception) -> web.Response:
         known = _known(error)
         if known is None:
-            log.exception("%s: an error in the gateway", exchange.request_id, exc_info=error)
+            log.error("%s: an error in the gateway", exchange.request_id, exc_info=error)
             known = GatewayError("The gateway failed; the request id names the record of it.")
         exchange.status = known.status
         exchange.end(_outcome(known), known.code)
@@ -87,6 +88,14 @@ class Observer:
         headers = CIMultiDict(known.headers)
         headers["Content-Type"] = "application/json"
         return web.Response(status=known.status, headers=headers, body=body)
+
+
+def _is_strange(request: web.Request) -> bool:
+    return _STRANGE_PATH.search(request.raw_path.partition("?")[0]) is not None
+
+
+async def _no_route(_request: web.Request) -> web.StreamResponse:
+    raise NotFound("There is no such route.", code="route_not_found")
 
 
 def begin(request: web.Request) -> Exchange:

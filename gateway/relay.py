@@ -50,15 +50,20 @@ class Relay:
         self._settings = settings
 
     async def relay(
-        self, request: web.Request, exchange: Exchange, route: Route, shaped: Shaped, *, method: str = "POST"
+        self,
+        request: web.Request,
+        exchange: Exchange,
+        route: Route,
+        shaped: Shaped,
+        body: bytes,
     ) -> web.StreamResponse:
-        """Relay one request; returns the answer that the client gets, or got.
+        """Relay one request; returns the answer that the client gets, or got. `body` is what the engine gets.
 
         Raises GatewayError only before headers were sent. Sets on the exchange: usage, clocks, bytes, and the outcome
         where it is decided here.
         """
         delivery = Delivery(request, exchange, route.api, self._settings.write_seconds)
-        passage = _Passage(self._engine, self._settings, request, exchange, route, shaped, method, delivery)
+        passage = _Passage(self._engine, self._settings, request, exchange, route, shaped, body, delivery)
         try:
             return await passage.until_answered()
         except GatewayError as error:
@@ -84,7 +89,7 @@ class _Passage:
     exchange: Exchange
     route: Route
     shaped: Shaped
-    method: str
+    body: bytes
     delivery: Delivery
 
     async def until_answered(self) -> web.StreamResponse:
@@ -129,19 +134,19 @@ class _Passage:
         """Send it once. Raises _EngineLost when it may be sent again."""
         exchange, shaped, route = self.exchange, self.shaped, self.route
         head = request_head(
-            method=self.method,
+            method=self.request.method,
             target=route.path,
             authority=self.engine.authority,
             request_id=exchange.request_id,
             api_key=self.engine.api_key,
-            length=len(shaped.body),
+            length=len(self.body),
             fields=self.request.headers.items(),
         )
         exchange.engine_attempts += 1
         exchange.sent_at = time.monotonic()
         try:
             connection.expect_by(self.settings.first_token_seconds if shaped.stream else self.settings.total_seconds)
-            connection.send(head, shaped.body)
+            connection.send(head, self.body)
             answer = await connection.head()
         except UpstreamClosed as error:
             raise _EngineLost(str(error)) from error

@@ -53,9 +53,10 @@ _top_level = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 @dataclass(frozen=True, slots=True)
 class Shaped:
-    """A request ready for the engine."""
+    """A request fit for the engine; `encode` makes its body."""
 
-    body: bytes
+    fields: dict[str, msgspec.Raw]
+    takes_priority: bool
     model: str
     stream: bool
     show_usage: bool
@@ -64,6 +65,26 @@ class Shaped:
     choices_per_prompt: int
     max_tokens: int  # output tokens at most, of all choices together
     prompt: bytes  # the JSON that the prompt estimate is made of
+
+    def encode(self, priority: int) -> bytes:
+        """Return the body for the engine. `priority` is vLLM's: lower goes first."""
+        if self.takes_priority:
+            self.fields["priority"] = _raw(priority)
+        return msgspec.json.encode(self.fields)
+
+
+NOTHING = Shaped(
+    fields={},
+    takes_priority=False,
+    model="",
+    stream=False,
+    show_usage=False,
+    show_running_usage=False,
+    choices=1,
+    choices_per_prompt=1,
+    max_tokens=0,
+    prompt=b"",
+)  # of a request without a body
 
 
 def shape(
@@ -74,11 +95,10 @@ def shape(
     model: str,
     max_model_len: int,
     plan_max_tokens: int | None,
-    priority: int,
 ) -> Shaped:
     """Check a request's body and rewrite it. Raises BadRequest, naming the field and what was expected.
 
-    `model` is what the engine serves; a body that names none gets it. `priority`: vLLM's, lower goes first.
+    `model` is what the engine serves; a body that names none gets it.
     """
     fields = _parse(body, settings.max_json_depth)
     _refuse_owned(fields)
@@ -94,13 +114,12 @@ def shape(
     limit = _output_limit(route, fields, settings, max_model_len, plan_max_tokens)
     if asked_model is None:
         fields["model"] = _raw(model)
-    if route.generates and route.api is not Api.MESSAGES:
-        fields["priority"] = _raw(priority)
     if stream and route.api in {Api.CHAT, Api.COMPLETIONS}:
         fields["stream_options"] = _raw(running_usage(options))
     show_usage = bool(options and options.get("include_usage"))
     return Shaped(
-        body=msgspec.json.encode(fields),
+        fields=fields,
+        takes_priority=route.generates and route.api is not Api.MESSAGES,
         model=asked_model or model,
         stream=stream,
         show_usage=show_usage,

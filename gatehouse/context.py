@@ -1,0 +1,74 @@
+"""What every command shares: the settings, the state directory, and the secrets kept in it."""
+
+import contextlib
+import os
+import secrets
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+
+from pydantic import SecretStr
+
+from gatehouse.settings import Sections, load
+from gateway.config import Config, EngineTarget
+
+ENGINE_SOCKET = "engine.sock"
+# the gateway gives its idle connections up well before the engine does: no request meets a closing connection
+IDLE_SHARE = 0.5
+
+
+@dataclass
+class Context:
+    """One call of the command. Reads the settings when they are first needed; ConfigError when they are wrong."""
+
+    config_file: Path | None = None
+    chosen_state_dir: Path | None = None
+    demo: bool = False
+
+    @cached_property
+    def settings(self) -> Sections:
+        """The effective settings."""
+        return load(self.config_file, demo=self.demo)
+
+    @cached_property
+    def state_dir(self) -> Path:
+        """Where everything that must last is kept; made, with mode 0700, when it is missing."""
+        path = (self.chosen_state_dir or _default_state_dir(demo=self.demo)).absolute()
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return path
+
+    def engine_api_key(self) -> str:
+        """The key between gateway and engine; made once, mode 0600, the same for both halves."""
+        file = self.state_dir / "engine.key"
+        if not file.exists():
+            # written aside and linked into place: whoever starts beside us sees the whole key or none
+            with NamedTemporaryFile("w", dir=self.state_dir, encoding="ascii") as draft:  # mode 0600
+                draft.write(secrets.token_urlsafe(32))
+                draft.flush()
+                with contextlib.suppress(FileExistsError):
+                    os.link(draft.name, file)
+        return file.read_text("ascii")
+
+    def gateway_config(self) -> Config:
+        """What the gateway is told."""
+        settings = self.settings
+        engine = settings.engine
+        target = EngineTarget(
+            url=engine.url,
+            api_key=SecretStr(self.engine_api_key()),
+            status_socket=self.state_dir / ENGINE_SOCKET,
+            model=engine.served_model_name,
+            max_model_len=engine.max_model_len,
+            keep_alive_seconds=engine.keep_alive_seconds * IDLE_SHARE if engine.owned else 4,
+        )
+        return Config(
+            state_dir=self.state_dir,
+            engine=target,
+            **{name: getattr(settings, name) for name in Sections.model_fields if name != "engine"},
+        )
+
+
+def _default_state_dir(*, demo: bool) -> Path:
+    base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    return Path(base).expanduser() / ("gatehouse-demo" if demo else "gatehouse")

@@ -1,0 +1,119 @@
+"""gatehouse.yaml and the environment → one frozen value, or a list of everything that is wrong with them.
+
+Precedence: GATEHOUSE_SECTION__KEY variables, then the file, then the defaults.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
+
+from gateway.config import (
+    DEFAULT_PLANS,
+    AuthSettings,
+    ChatSettings,
+    DatabaseSettings,
+    GatewaySettings,
+    LimitsSettings,
+    LoggingSettings,
+    PlanSettings,
+)
+from launcher.config import EngineSettings
+
+PREFIX = "GATEHOUSE_"
+_OWN_VARIABLES = {"GATEHOUSE_CONFIG", "GATEHOUSE_STATE_DIR"}
+
+
+class Sections(BaseModel):
+    """The sections of gatehouse.yaml, each documented where it is used."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    engine: EngineSettings = EngineSettings()
+    gateway: GatewaySettings = GatewaySettings()
+    database: DatabaseSettings = DatabaseSettings()
+    auth: AuthSettings = AuthSettings()
+    plans: dict[str, PlanSettings] = DEFAULT_PLANS
+    limits: LimitsSettings = LimitsSettings()
+    logging: LoggingSettings = LoggingSettings()
+    chat: ChatSettings = ChatSettings()
+
+
+class ConfigError(Exception):
+    """The configuration is wrong; `problems` names every wrong key with what was expected."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+def load(file: Path | None, *, demo: bool = False) -> Sections:
+    """Read the settings. `demo` puts the simulated engine in the engine's place. Raises ConfigError."""
+    problems = _misspelt_variables(os.environ)
+    if file is not None:
+        problems += _unreadable(file)
+    if problems:
+        raise ConfigError(problems)
+
+    class Source(BaseSettings, Sections):
+        model_config = SettingsConfigDict(
+            env_prefix=PREFIX, env_nested_delimiter="__", yaml_file=file, frozen=True, extra="forbid"
+        )
+
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is the library's
+            file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return init_settings, env_settings, YamlConfigSettingsSource(settings_cls)
+
+    try:
+        return Source(**(_DEMO if demo else {}))
+    except ValidationError as error:
+        raise ConfigError([_sentence(dict(problem)) for problem in error.errors()]) from None
+
+
+_DEMO: dict[str, Any] = {"engine": {"kind": "simulated"}}
+
+
+def _misspelt_variables(environ: Mapping[str, str]) -> list[str]:
+    """A variable that names no section would be ignored in silence; its author meant something by it."""
+    sections = {name.upper() for name in Sections.model_fields}
+    names = (name for name in environ if name.upper().startswith(PREFIX) and name.upper() not in _OWN_VARIABLES)
+    return [
+        f"{name}: there is no such section; sections are {', '.join(sorted(Sections.model_fields))}"
+        for name in sorted(names)
+        if name.upper().removeprefix(PREFIX).partition("__")[0] not in sections
+    ]
+
+
+def _unreadable(file: Path) -> list[str]:
+    try:
+        content = yaml.safe_load(file.read_text("utf-8"))
+    except OSError as error:
+        return [f"{file}: cannot be read: {error.strerror}"]
+    except UnicodeDecodeError:
+        return [f"{file}: is not UTF-8"]
+    except yaml.YAMLError as error:
+        return [f"{file}: is not YAML: {' '.join(str(error).split())}"]
+    if content is not None and not isinstance(content, dict):
+        return [f"{file}: must hold sections ({', '.join(Sections.model_fields)}), not {type(content).__name__}"]
+    return []
+
+
+def _sentence(problem: dict[str, Any]) -> str:
+    """`gateway.port: must be less than or equal to 65535, got 99999`."""
+    where = ".".join(str(part) for part in problem["loc"]) or "configuration"
+    if problem["type"] == "extra_forbidden":
+        return f"{where}: there is no such key"
+    message = str(problem["msg"]).removeprefix("Value error, ").replace("Input should be", "must be")
+    given = problem.get("input")
+    return f"{where}: {message}" + (f", got {given!r}" if isinstance(given, str | int | float) else "")

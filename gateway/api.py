@@ -1,0 +1,179 @@
+"""The way of one API request: authenticate → shape → limit → relay. What ends it is `observe.py`'s business."""
+
+import asyncio
+import re
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from fnmatch import fnmatchcase
+
+import msgspec
+from aiohttp import web
+
+from gateway.auth.authenticate import Authenticator, require_scope
+from gateway.config import Config
+from gateway.context import EXCHANGE, Api, Exchange, Principal, Via
+from gateway.engine import Engine
+from gateway.errors import NotFound, RequestTimeout, TooLarge, TooManyRequests, Unavailable, UnsupportedMedia
+from gateway.limits import Limits
+from gateway.limits.estimate import estimate_prompt_tokens
+from gateway.limits.plans import headers, refusal_message
+from gateway.relay import Relay
+from gateway.routes import ENGINE_ROUTES, Route
+from gateway.shape import NOTHING, shape
+
+RESPONSE_ID = re.compile(r"resp_[A-Za-z0-9_-]{1,128}", re.ASCII)
+MAX_RESPONSE_OWNERS = 10_000
+
+
+class EngineApi:
+    """Handlers of the routes that lead to the engine, and of `/v1/models`, which the gateway answers itself."""
+
+    def __init__(
+        self, config: Config, authenticator: Authenticator, limits: Limits, engine: Engine, relay: Relay
+    ) -> None:
+        self._config = config
+        self._authenticator = authenticator
+        self._limits = limits
+        self._engine = engine
+        self._relay = relay
+        self._owners: OrderedDict[str, str] = OrderedDict()  # Responses API: id → subject, the newest ones
+        self.draining = False
+
+    def add_to(self, app: web.Application) -> None:
+        """Register the routes."""
+        for route in ENGINE_ROUTES:
+            app.router.add_post(route.path, self._handler(route))
+        app.router.add_get("/v1/models", self.models)
+        app.router.add_get("/v1/models/{id:.+}", self.model)
+        app.router.add_get("/v1/responses/{id}", self.stored_response)
+        app.router.add_post("/v1/responses/{id}/cancel", self.stored_response)
+
+    def _handler(self, route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        async def handle(request: web.Request) -> web.StreamResponse:
+            return await self.generate(request, route)
+
+        return handle
+
+    async def generate(self, request: web.Request, route: Route) -> web.StreamResponse:
+        """Relay one request to the engine."""
+        exchange = request[EXCHANGE]
+        principal = await self._caller(request, exchange)
+        body = await read_json_body(request, self._config)
+        exchange.bytes_in = len(body)
+        shaped = shape(
+            route,
+            body,
+            settings=self._config.gateway,
+            model=self._config.engine.model,
+            max_model_len=self._config.engine.max_model_len,
+            plan_max_tokens=self._limits.plans.max_tokens(principal),
+        )
+        exchange.model, exchange.stream = shaped.model, shaped.stream
+        self._check_model(principal, shaped.model)
+        running = await self._reserve(exchange, shaped.model, shaped.prompt, shaped.max_tokens)
+        encoded = shaped.encode(self._limits.plans.priority(principal, running))
+        response = await self._relay.relay(request, exchange, route, shaped, encoded)
+        if exchange.response_id is not None:
+            self._own(exchange.response_id, principal.subject)
+        return response
+
+    async def _caller(self, request: web.Request, exchange: Exchange) -> Principal:
+        if self.draining:
+            raise Unavailable(
+                "The gateway is shutting down.",
+                code="shutting_down",
+                headers={"Retry-After": "1", "Connection": "close"},
+            )
+        principal = exchange.principal = await self._authenticator.authenticate(request)
+        require_scope(principal, "chat" if principal.via is Via.SESSION else "api")
+        return principal
+
+    async def _reserve(self, exchange: Exchange, model: str, prompt: bytes, max_tokens: int) -> int:
+        """Reserve a request and its tokens. Returns how many of the caller's run already; raises TooManyRequests."""
+        exchange.prompt_estimate = estimate_prompt_tokens(prompt) if prompt else 0
+        verdict = await self._limits.reserve(exchange, model, exchange.prompt_estimate, max_tokens)
+        fields = headers(verdict)
+        exchange.headers.update(fields)
+        if verdict.refusal is not None:
+            kind, code, message = refusal_message(verdict.refusal)
+            raise TooManyRequests(message, code=code, type=kind, headers=fields)
+        return verdict.running
+
+    def _check_model(self, principal: Principal, model: str) -> None:
+        if model != self._config.engine.model or not may_use(principal, model):
+            offered = self._config.engine.model if may_use(principal, self._config.engine.model) else "none"
+            raise NotFound(
+                f"The model `{model[:200]}` does not exist or is not yours to use. Models you may use: {offered}.",
+                code="model_not_found",
+                param="model",
+            )
+
+    async def models(self, request: web.Request) -> web.Response:
+        """`GET /v1/models`: those that the caller may use."""
+        principal = await self._caller(request, request[EXCHANGE])
+        model = self._config.engine.model
+        listed = [self._model_card()] if may_use(principal, model) else []
+        return _json({"object": "list", "data": listed})
+
+    async def model(self, request: web.Request) -> web.Response:
+        """`GET /v1/models/{id}`: one of them."""
+        principal = await self._caller(request, request[EXCHANGE])
+        self._check_model(principal, request.match_info["id"])
+        return _json(self._model_card())
+
+    def _model_card(self) -> dict[str, object]:
+        engine = self._config.engine
+        return {
+            "id": engine.model,
+            "object": "model",
+            "created": int(self._engine.ready_since),
+            "owned_by": "gatehouse",
+            "max_model_len": engine.max_model_len,
+        }
+
+    async def stored_response(self, request: web.Request) -> web.StreamResponse:
+        """Fetch or cancel a stored response; only for whom it was made."""
+        exchange = request[EXCHANGE]
+        principal = await self._caller(request, exchange)
+        response_id = request.match_info["id"]
+        if not RESPONSE_ID.fullmatch(response_id) or self._owners.get(response_id) != principal.subject:
+            raise NotFound("There is no such response.", code="response_not_found")
+        await self._reserve(exchange, self._config.engine.model, b"", 0)
+        path = f"/v1/responses/{response_id}" + ("/cancel" if request.method == "POST" else "")
+        route = Route(path, Api.RESPONSES, generates=False, prompt_fields=())
+        return await self._relay.relay(request, exchange, route, NOTHING, b"")
+
+    def _own(self, response_id: str, subject: str) -> None:
+        self._owners[response_id] = subject
+        while len(self._owners) > MAX_RESPONSE_OWNERS:
+            self._owners.popitem(last=False)
+
+
+def may_use(principal: Principal, model: str) -> bool:
+    """Whether a caller's model list (globs; empty means all) admits a model."""
+    return not principal.models or any(fnmatchcase(model, pattern) for pattern in principal.models)
+
+
+async def read_json_body(request: web.Request, config: Config) -> bytes:
+    """Return the body of a JSON request, bounded in size and time."""
+    settings = config.gateway
+    limit = settings.max_body_bytes
+    if request.content_type != "application/json":
+        raise UnsupportedMedia("The body must be JSON: send Content-Type: application/json.")
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise UnsupportedMedia("The body must not be compressed: send it without Content-Encoding.")
+    if request.content_length is not None and request.content_length > limit:
+        raise TooLarge(f"The body is too large: {request.content_length} bytes, at most {limit} are allowed.")
+    try:
+        if request.content.is_eof():  # it is here already: no deadline needed
+            return await request.read()
+        async with asyncio.timeout(settings.body_seconds):
+            return await request.read()
+    except TimeoutError:
+        raise RequestTimeout(f"The body did not arrive within {settings.body_seconds:g} s.") from None
+    except web.HTTPRequestEntityTooLarge:
+        raise TooLarge(f"The body is too large: at most {limit} bytes are allowed.") from None
+
+
+def _json(value: object) -> web.Response:
+    return web.Response(body=msgspec.json.encode(value), content_type="application/json")

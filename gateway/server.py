@@ -1,0 +1,93 @@
+"""Listen, serve, drain: the gateway's two listeners over its lifetime."""
+
+import asyncio
+import contextlib
+import gc
+import json
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from aiohttp import web
+
+from gateway.app import Gateway
+from gateway.config import Config
+
+STATE_FILE = "gateway.json"
+DRAIN_POLL_SECONDS = 0.05
+# what aiohttp waits for handlers after the drain; measured: it may take twice as long
+SHUTDOWN_SECONDS = 0.5
+
+
+class Listening(NamedTuple):
+    """Where the gateway can be reached."""
+
+    url: str
+    admin_url: str
+
+
+async def serve(config: Config, stop: asyncio.Event, *, on_listening: Callable[[Listening], None]) -> None:
+    """Serve until `stop` is set, then let running requests finish for gateway.drain_seconds.
+
+    Raises OSError when a listener's address is taken. While it serves, STATE_DIR/gateway.json says where.
+    """
+    gateway = Gateway(config)
+    settings = config.gateway
+    async with contextlib.AsyncExitStack() as stack:
+        public = await stack.enter_async_context(_running(gateway.app))
+        admin = await stack.enter_async_context(_running(gateway.admin_app))
+        port = await _listen(public, settings.host, settings.port, settings.backlog)
+        admin_port = await _listen(admin, settings.admin_host, settings.admin_port, 128)
+        listening = Listening(_url(settings.host, port), _url(settings.admin_host, admin_port))
+        stack.enter_context(_state_file(config.state_dir / STATE_FILE, listening))
+        gc.collect()
+        gc.freeze()  # what is here now lives as long as the process: no collection needs to look at it again
+        on_listening(listening)
+        await stop.wait()
+        gateway.drain()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(settings.drain_seconds):
+                while gateway.in_flight:
+                    await asyncio.sleep(DRAIN_POLL_SECONDS)
+
+
+@contextlib.asynccontextmanager
+async def _running(app: web.Application) -> AsyncIterator[web.AppRunner]:
+    # A misspelt keyword here makes aiohttp drop them all with a mere warning; tests/integration proves each effect.
+    runner = web.AppRunner(
+        app,
+        handler_cancellation=True,  # a client that leaves ends its handler, and with it the engine's work
+        access_log=None,
+        auto_decompress=False,
+        keepalive_timeout=75,
+        shutdown_timeout=SHUTDOWN_SECONDS,
+        handle_signals=False,
+    )
+    await runner.setup()
+    try:
+        yield runner
+    finally:
+        await runner.cleanup()
+
+
+async def _listen(runner: web.AppRunner, host: str, port: int, backlog: int) -> int:
+    await web.TCPSite(runner, host, port, backlog=backlog).start()
+    return int(runner.addresses[0][1])
+
+
+def _url(host: str, port: int) -> str:
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - what listens everywhere is near, too
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+@contextlib.contextmanager
+def _state_file(file: Path, listening: Listening) -> Iterator[None]:
+    """Say where we listen for as long as we do."""
+    draft = file.with_suffix(".draft")
+    draft.write_text(json.dumps({"pid": os.getpid(), **listening._asdict()}), "utf-8")
+    draft.replace(file)
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)

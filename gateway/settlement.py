@@ -1,0 +1,69 @@
+"""The end of a request: complete its usage where the engine left it open, then settle, count and log it, once.
+
+A request that was cut short on the Responses or Messages API has no figure from the engine for what it generated: the
+text that was sent is counted with the engine's own /tokenize, after the request, and the record is marked `estimated`.
+A request whose client left before the engine reported anything is charged its estimated prompt.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from gateway.context import Exchange, Outcome
+from gateway.engine import Engine
+from gateway.limits.estimate import estimate_prompt_tokens
+from gateway.upstream import UpstreamClosed
+
+log = logging.getLogger("gatehouse.settlement")
+
+_LEFT = {Outcome.CLIENT_GONE, Outcome.SHUTDOWN}
+
+
+class Settlement:
+    """`finish` is what the observer calls at the end of each request. `record`: settle, metrics and log line."""
+
+    def __init__(self, engine: Engine, record: Callable[[Exchange], None]) -> None:
+        self._engine = engine
+        self._record = record
+        self._counting: set[asyncio.Task[None]] = set()
+
+    def finish(self, exchange: Exchange) -> None:
+        """Take over an exchange that has ended. Returns at once and never raises."""
+        _charge_prompt(exchange)
+        if exchange.unmetered_text:
+            task = asyncio.create_task(self._count_and_record(exchange))
+            self._counting.add(task)
+            task.add_done_callback(self._counting.discard)
+        else:
+            self._record_safely(exchange)
+
+    async def _count_and_record(self, exchange: Exchange) -> None:
+        text = exchange.unmetered_text
+        exchange.usage.estimated = True
+        try:
+            exchange.usage.completion_tokens = await self._engine.count_tokens(text)
+        except UpstreamClosed as error:
+            log.info("%s: its tokens are estimated from the text: %s", exchange.request_id, error)
+            exchange.usage.completion_tokens = estimate_prompt_tokens(text.encode())
+        self._record_safely(exchange)
+
+    def _record_safely(self, exchange: Exchange) -> None:
+        try:
+            self._record(exchange)
+        except Exception:
+            log.exception("%s: the record of this request is incomplete", exchange.request_id)
+
+    async def close(self) -> None:
+        """Wait for the counts under way; each has the engine's deadline."""
+        await asyncio.gather(*self._counting)
+
+
+def _charge_prompt(exchange: Exchange) -> None:
+    usage = exchange.usage
+    if usage.prompt_tokens or exchange.sent_at is None:
+        return
+    if exchange.outcome in _LEFT or exchange.unmetered_text:
+        usage.prompt_tokens = exchange.prompt_estimate
+        usage.estimated = True
+    else:  # it failed before anything was generated
+        usage.estimated = False
