@@ -14,21 +14,20 @@ from typing import Any, Final
 
 from aiohttp import ETag, hdrs, web
 
-CONTENT_SECURITY_POLICY: Final = "; ".join(
-    (
-        "default-src 'none'",
-        "script-src 'self'",
-        "style-src 'self'",
-        "img-src 'self'",  # no remote images: a model's answer could leak the conversation in an image's URL
-        "font-src 'self'",
-        "connect-src 'self'",
-        "base-uri 'none'",
-        "form-action 'none'",  # the login form is sent by fetch(); without script, a password goes nowhere
-        "frame-ancestors 'none'",
-        "require-trusted-types-for 'script'",
-        "trusted-types dompurify",
-    )
-)
+_POLICY: Final[Mapping[str, str]] = {
+    "default-src": "'none'",
+    "script-src": "'self'",
+    "style-src": "'self'",
+    "img-src": "'self'",  # no remote images: a model's answer could leak the conversation in an image's URL
+    "font-src": "'self'",
+    "connect-src": "'self'",
+    "base-uri": "'none'",
+    "form-action": "'none'",  # the login form is sent by fetch(); without script, a password goes nowhere
+    "frame-ancestors": "'none'",
+    "require-trusted-types-for": "'script'",
+    "trusted-types": "dompurify",
+}
+CONTENT_SECURITY_POLICY: Final = "; ".join(f"{directive} {value}" for directive, value in _POLICY.items())
 
 SECURITY_HEADERS: Final[Mapping[str, str]] = {
     "Content-Security-Policy": CONTENT_SECURITY_POLICY,
@@ -53,7 +52,9 @@ CONTENT_TYPES: Final[Mapping[str, str]] = {
 ALREADY_COMPRESSED: Final = frozenset({".woff2"})
 
 # What of the `chat` section the browser may see. Whatever else is configured stays on the server.
-PUBLIC_CONFIG_KEYS: Final = ("title", "languages", "model", "defaults", "ranges", "presets", "ui", "features")
+PUBLIC_CONFIG_KEYS: Final = ("title", "languages", "model", "ranges", "presets", "ui", "features")
+# The request parameters among them stand flat in `chat`; the browser gets them as `defaults`.
+PARAMETER_KEYS: Final = ("system_prompt", "max_tokens", "temperature", "reasoning_effort")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ class Asset:
         )
 
     def respond(self, request: web.Request) -> web.Response:
-        """The whole file, gzipped where the client takes that, or 304 when the client already has it."""
+        """Send the whole file, gzipped where the client takes that, or 304 when the client already has it."""
         packed = self.gzipped if "gzip" in request.headers.get(hdrs.ACCEPT_ENCODING, "") else None
         # A strong validator names exact bytes, so each encoding has its own.
         etag = ETag(self.digest + ("-gz" if packed is not None else ""))
@@ -141,10 +142,11 @@ def _read_assets(static_dir: Path) -> Iterator[tuple[str, Asset]]:
 
 
 def _public_config(chat_config: dict[str, Any], assets: Mapping[str, Asset]) -> bytes:
-    """The public keys of the `chat` section, and a build id by which an open page sees that it is outdated."""
+    """Encode the public keys of the `chat` section, and a build id by which an open page sees that it is outdated."""
     build = hashlib.sha256("".join(f"{path} {asset.digest}\n" for path, asset in assets.items()).encode())
     public = {key: chat_config[key] for key in PUBLIC_CONFIG_KEYS if key in chat_config}
-    return json.dumps({**public, "build": build.hexdigest()[:16]}, ensure_ascii=False).encode()
+    defaults = {key: chat_config[key] for key in PARAMETER_KEYS if key in chat_config}
+    return json.dumps({**public, "defaults": defaults, "build": build.hexdigest()[:16]}, ensure_ascii=False).encode()
 
 
 def _matches(request: web.Request, etag: ETag) -> bool:

@@ -1,0 +1,54 @@
+// One way to talk to the gateway: JSON out, a Response or an ApiError back.
+
+/** What went wrong, in one shape for HTTP errors, errors inside a stream and a network that is away. */
+export class ApiError extends Error {
+  /** `status` 0 means that no answer came; `retryAfterMs` is null when the server named no time. */
+  constructor({ status, code, message, requestId = null, retryAfterMs = null }) {
+    super(message);
+    Object.assign(this, { status, code, requestId, retryAfterMs });
+  }
+}
+
+/** Send `body` (undefined: none) and return the Response; anything but 2xx throws an ApiError. */
+export async function request(method, path, body, { signal } = {}) {
+  const headers = body === undefined ? {} : { "Content-Type": "application/json" };
+  let response;
+  try {
+    response = await fetch(path, { method, headers, body: JSON.stringify(body), signal, cache: "no-store" });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new ApiError({ status: 0, code: "network", message: String(error) });
+  }
+  if (response.ok) return response;
+  throw await errorOf(response);
+}
+
+export const get = async (path, options) => (await request("GET", path, undefined, options)).json();
+export const post = (path, body = {}, options) => request("POST", path, body, options);
+
+async function errorOf(response) {
+  const text = await response.text().catch(() => "");
+  let error = {};
+  try {
+    error = JSON.parse(text).error ?? {};
+  } catch {
+    // A proxy's HTML page, for instance; the status says enough.
+  }
+  return new ApiError({
+    status: response.status,
+    code: error.code ?? `http_${response.status}`,
+    message: error.message ?? (text.slice(0, 500) || response.statusText),
+    requestId: response.headers.get("x-request-id"),
+    retryAfterMs: retryAfterMs(response.headers),
+  });
+}
+
+/** `retry-after-ms` (exact) before `retry-after` (seconds or a date, RFC 9110 §10.2.3); null when neither is there. */
+function retryAfterMs(headers) {
+  const exact = headers.get("retry-after-ms");
+  if (exact !== null && Number.isFinite(Number(exact))) return Number(exact);
+  const coarse = headers.get("retry-after");
+  if (coarse === null) return null;
+  const wait = /^\d+$/.test(coarse) ? Number(coarse) * 1000 : Date.parse(coarse) - Date.now();
+  return Number.isFinite(wait) ? Math.max(0, wait) : null;
+}

@@ -1,0 +1,48 @@
+// Two complete languages; the one in use is fetched, the other on demand.
+import { effect, signal } from "../vendor/ui.js";
+import { config, settings } from "./settings.js";
+
+export const LANGUAGES = { en: "English", "zh-CN": "简体中文" };
+
+/** The language on screen, changed only once its texts are there. */
+export const language = signal("en");
+const texts = signal({});
+
+/** The text of `key` with `{name}` replaced from `values`; components that call it follow the language. */
+export function t(key, values = {}) {
+  const text = texts.value[key];
+  if (text === undefined) console.error(`no text for ${key} in ${language.value}`);
+  return (text ?? key).replace(/\{(\w+)\}/g, (_, name) => values[name]);
+}
+
+export const has = (key) => key in texts.value;
+
+export const number = (value, digits = 0) =>
+  value.toLocaleString(language.value, { minimumFractionDigits: digits, maximumFractionDigits: digits });
+
+/** Resolves when the first language is there, and follows the user's choice from then on. */
+export function watchLanguage() {
+  return new Promise((resolve) => {
+    effect(() => {
+      const wanted = choose();
+      load(wanted).then(resolve, (error) => console.warn("language not loaded", error));
+    });
+  });
+}
+
+function choose() {
+  const offered = config.value.languages.filter((tag) => tag in LANGUAGES);
+  for (const tag of [settings.value.language, ...navigator.languages]) {
+    const match = offered.find((candidate) => candidate === tag || candidate.split("-")[0] === tag?.split("-")[0]);
+    if (match) return match;
+  }
+  return offered[0] ?? "en";
+}
+
+async function load(tag) {
+  const module = await import(`./locales/${tag}.js`);
+  if (choose() !== tag) return;
+  texts.value = module.default;
+  language.value = tag;
+  document.documentElement.lang = tag;
+}

@@ -1,0 +1,73 @@
+"""A real Chromium, pages that collect what went wrong in them, and the double they talk to.
+
+`browser`, `page` and the helpers in `chatpage.py` work with any base URL; only `backend` is the double's.
+"""
+
+import os
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from aiohttp import web
+from chat_backend import Backend
+from chatpage import ChatPage, new_page
+from playwright.async_api import Browser, async_playwright
+
+CHROMIUM_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+def chromium_path() -> str:
+    """Where Chromium is; a machine without it skips these tests, except in CI, where they must run."""
+    path = os.environ.get("CHROMIUM", "chromium")
+    found = shutil.which(path)
+    if found is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"no Chromium at {path!r}: the browser tests must run in CI")
+        pytest.skip(f"no Chromium at {path!r}")
+    return found
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def browser() -> AsyncIterator[Browser]:
+    """One Chromium for the whole session; each page has a context of its own."""
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=chromium_path(), args=CHROMIUM_FLAGS)
+        yield browser
+        await browser.close()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def backend() -> AsyncIterator[Backend]:
+    """The double on a free port of loopback."""
+    double = Backend()
+    app = double.application({"title": "Gatehouse", "languages": ["en", "zh-CN"], "model": "gpt-oss-20b"})
+    runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    double.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    yield double
+    await runner.cleanup()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def page(browser: Browser, backend: Backend) -> AsyncIterator[ChatPage]:
+    """An English desktop page, signed out; afterwards it must have met no error and no policy violation."""
+    async with new_page(browser, backend.url) as chat:
+        yield chat
+
+
+@pytest.fixture(scope="session")
+def static_dir() -> Path:
+    """The chat's files in this checkout."""
+    return Path(__file__).parents[2] / "static"
