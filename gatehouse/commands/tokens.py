@@ -90,7 +90,7 @@ def token_issue(
         )
         explanation = _verifier(config, keys, []).explain(issued)
         if explanation.refusals:  # never hand out what would be refused
-            raise click.ClickException("; ".join(refusal.message for refusal in explanation.refusals))
+            raise click.ClickException(" ".join(refusal.message for refusal in explanation.refusals))
         async with opened(config) as store:
             user = await store.users.find(subject)
             if user is not None and user.disabled_at is not None:
@@ -210,5 +210,5 @@ def _print_explanation(found: Explanation) -> None:
     for name in ("iat", "nbf", "exp"):
         if isinstance(found.claims.get(name), int | float):
             click.echo(f"{name}: {when(found.claims[name])}")
-    for refusal in found.refusals or [Refusal("accepted", "this token is good")]:
+    for refusal in found.refusals or [Refusal("accepted", "This token is good.")]:
         click.echo(f"{refusal.code}: {refusal.message}")

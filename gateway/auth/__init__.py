@@ -1,8 +1,8 @@
 """Who is calling, proven.
 
-    authenticator = setup_auth(app, config)                    # keys, users, sessions, /auth/*
-    principal = await authenticator.authenticate(request)      # Unauthorized says why not
-    require_scope(principal, "api")
+authenticator = setup_auth(app, config)                    # keys, users, sessions, /auth/*
+principal = await authenticator.authenticate(request)      # Unauthorized says why not
+require_scope(principal, "api")
 """
 
 from gateway.auth.authenticate import Authenticator, require_scope

@@ -30,7 +30,7 @@ class Authenticator:
             return self.verifier.verify(token)
         cookie = request.cookies.get(self.cookie_name)
         if cookie is None:
-            raise Unauthorized("no credentials; send Authorization: Bearer <token>", code="token_missing")
+            raise Unauthorized("No credentials; send Authorization: Bearer <token>.", code="token_missing")
         if request.method not in SAFE_METHODS:
             require_json(request)
             require_own_page(request)
@@ -48,14 +48,14 @@ def bearer_token(headers: CIMultiDictProxy[str]) -> str | None:
     if not tokens:
         return None
     if len(tokens) > 1:
-        raise BadRequest("Authorization and x-api-key name different tokens; send one", code="conflicting_credentials")
+        raise BadRequest("The request presents different tokens; send one.", code="conflicting_credentials")
     return tokens.pop()
 
 
 def _after_scheme(value: str) -> str:
     scheme, _, token = value.partition(" ")
     if scheme.lower() != "bearer":
-        raise Unauthorized("use Authorization: Bearer <token>", code="token_malformed")
+        raise Unauthorized("Use Authorization: Bearer <token>.", code="token_malformed")
     return token.strip(" ")
 
 
@@ -63,5 +63,5 @@ def require_scope(principal: Principal, scope: str) -> None:
     """Forbidden, naming the scope, when the caller lacks it."""
     if scope not in principal.scopes:
         raise Forbidden(
-            f"this needs the scope `{scope}`, which your credentials do not have", code="insufficient_scope"
+            f"This needs the scope `{scope}`, which your credentials do not have.", code="insufficient_scope"
         )

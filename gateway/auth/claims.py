@@ -26,7 +26,7 @@ class Refusal:
     message: str
 
 
-EXPIRED = Refusal("token_expired", "the token has expired; get a new one")
+EXPIRED = Refusal("token_expired", "The token has expired; get a new one.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,15 +70,15 @@ def read_claims(
     not_before = reader.time("nbf")
     refusals = reader.refusals
     if models == ():  # in a Principal, no globs mean every model: the opposite of what this token says
-        reader.refuse("`models` is empty; leave it out to allow every model")
+        reader.refuse("The claim `models` is empty; leave it out to allow every model.")
     if auth.issuer is not None and issuer != auth.issuer:
-        refusals.append(Refusal("wrong_issuer", "the token's `iss` is not accepted here"))
+        refusals.append(Refusal("wrong_issuer", "The token's `iss` is not accepted here."))
     if auth.audience is not None and auth.audience not in (audience or ()):
-        refusals.append(Refusal("wrong_audience", "the token's `aud` does not name this service"))
+        refusals.append(Refusal("wrong_audience", "The token's `aud` does not name this service."))
     refusals += _check_times(issued_at, not_before, expires_at, auth, now)
     plan = auth.default_plan if plan is None else plan
     if plan not in plans:
-        refusals.append(Refusal("unknown_plan", "the token's `plan` is not one of this service's plans"))
+        refusals.append(Refusal("unknown_plan", "The token's `plan` is not one of this service's plans."))
     if refusals or subject is None or issued_at is None or expires_at is None:
         return None, refusals
     granted = frozenset(auth.default_scopes if scopes is None else scopes)
@@ -95,14 +95,14 @@ def _check_times(
         refusals.append(EXPIRED)
     if any(start is not None and start > now + leeway for start in (issued_at, not_before)):
         refusals.append(
-            Refusal("token_not_yet_valid", "the token's `iat` or `nbf` lies in the future; are the clocks right?")
+            Refusal("token_not_yet_valid", "The token's `iat` or `nbf` lies in the future; are the clocks right?")
         )
     if issued_at is not None and expires_at is not None:
         if expires_at <= issued_at:
-            refusals.append(Refusal("token_malformed", "the token's `exp` is not after its `iat`"))
+            refusals.append(Refusal("token_malformed", "The token's `exp` is not after its `iat`."))
         elif expires_at - issued_at > auth.max_token_days * _DAY:
             refusals.append(
-                Refusal("token_lifetime_too_long", f"tokens may live {auth.max_token_days} days; this one has more")
+                Refusal("token_lifetime_too_long", f"Tokens may live {auth.max_token_days} days; this one has more.")
             )
     return refusals
 
@@ -123,7 +123,7 @@ class _Reader:
             return None
         if _is_text(value):
             return str(value)
-        self.refuse(f"`{name}` must be printable text of 1 to {MAX_TEXT} characters")
+        self.refuse(f"The claim `{name}` must be printable text of 1 to {MAX_TEXT} characters.")
         return None
 
     def time(self, name: str, *, required: bool = False) -> float | None:
@@ -133,7 +133,7 @@ class _Reader:
         # bool is an int to Python; a huge int does not fit a float
         if type(value) in (int, float) and 0 <= value <= MAX_TIME and math.isfinite(value):
             return float(value)
-        self.refuse(f"`{name}` must be a time in seconds since 1970, as a number")
+        self.refuse(f"The claim `{name}` must be a time in seconds since 1970, as a number.")
         return None
 
     def words(self, name: str, *, one_word: bool | None) -> tuple[str, ...] | None:
@@ -145,13 +145,13 @@ class _Reader:
             value = [value] if one_word else value.split()
         if isinstance(value, list) and len(value) <= MAX_ITEMS and all(map(_is_text, value)):
             return tuple(value)
-        self.refuse(f"`{name}` must be a list of at most {MAX_ITEMS} texts")
+        self.refuse(f"The claim `{name}` must be a list of at most {MAX_ITEMS} texts.")
         return None
 
     def _take(self, name: str, *, required: bool = False) -> Any:
         value = self._claims.get(name)
         if required and value is None:
-            self.refuse(f"the claim `{name}` is missing")
+            self.refuse(f"The claim `{name}` is missing.")
         return value
 
 

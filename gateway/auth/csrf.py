@@ -15,7 +15,7 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 def require_json(request: web.Request) -> None:
     """UnsupportedMedia unless the body is declared to be JSON."""
     if request.content_type != "application/json":
-        raise UnsupportedMedia("send application/json")
+        raise UnsupportedMedia("Send application/json.")
 
 
 def require_own_page(request: web.Request, *, marks_required: bool = True) -> None:
@@ -34,4 +34,4 @@ def require_own_page(request: web.Request, *, marks_required: bool = True) -> No
         # behind nginx the page is https and this hop is http; https on the same host is nobody else's
         own = origin in (f"{request.scheme}://{request.host}", f"https://{request.host}")
     if not own:
-        raise Forbidden("this request did not come from this site's own page", code="cross_site_request")
+        raise Forbidden("This request did not come from this site's own page.", code="cross_site_request")

@@ -38,13 +38,17 @@ class Key:
 
     kid: str
     algorithm: str
-    jwk: PyJWK = field(repr=False, compare=False)  # PyJWT verifies by the JWK's algorithm, whatever the header says
+    jwk: PyJWK = field(repr=False, compare=False)
 
     @classmethod
     def from_secret(cls, secret: bytes, algorithm: str = "HS256") -> Self:
         """A symmetric key. Its id is derived from the secret, so that every worker and host agrees on it."""
-        kid = _base64url(hmac.digest(secret, b"gatehouse kid", "sha256")[:9])
-        return cls(kid, algorithm, PyJWK({"kty": "oct", "k": _base64url(secret)}, algorithm))
+        kid = encode_segment(hmac.digest(secret, b"gatehouse kid", "sha256")[:9])
+        return cls(kid, algorithm, PyJWK({"kty": "oct", "k": encode_segment(secret)}, algorithm))
+
+    def verify(self, signing_input: bytes, signature: bytes) -> bool:
+        """Whether the signature is this key's, by this key's algorithm; compares in constant time."""
+        return self.jwk.Algorithm.verify(signing_input, self.jwk.key, signature)
 
     def sign(self, payload: bytes) -> str:
         """The compact JWS of `payload` under this key."""
@@ -92,7 +96,7 @@ def make_secret_file(path: Path) -> bool:
         descriptor, draft = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # O_EXCL, mode 0600
         try:
             with os.fdopen(descriptor, "wb") as file:
-                file.write(_base64url(secrets.token_bytes(_NEW_SECRET_BYTES)).encode() + b"\n")
+                file.write(encode_segment(secrets.token_bytes(_NEW_SECRET_BYTES)).encode() + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
             with contextlib.suppress(FileExistsError):  # another starter was faster: its key is the key
@@ -132,5 +136,14 @@ def fingerprint(value: str) -> bytes:
     return hashlib.sha256(value.encode()).digest()
 
 
-def _base64url(data: bytes) -> str:
+def encode_segment(data: bytes) -> str:
+    """Base64url without padding, as JOSE has it (RFC 7515, section 2)."""
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def decode_segment(segment: str) -> bytes:
+    """The bytes of a base64url text; ValueError unless it is the one way to write them."""
+    data = base64.urlsafe_b64decode(segment + "=" * (-len(segment) % 4))
+    if encode_segment(data) != segment:
+        raise ValueError("not canonical base64url")
+    return data

@@ -52,7 +52,7 @@ class Passwords:
     async def _run(self, work: Callable[[], T]) -> T:
         if self._waiting >= MAX_WAITING:
             raise Unavailable(
-                "too many people are signing in at once; try again", code="login_busy", headers={"Retry-After": "2"}
+                "Too many people are signing in at once; try again.", code="login_busy", headers={"Retry-After": "2"}
             )
         self._waiting += 1
         try:
@@ -90,7 +90,7 @@ def check_length(password: str) -> None:
     """The only rule, after NIST SP 800-63B, section 3.1.1.2: length. BadRequest says what is expected."""
     if not MIN_CHARACTERS <= len(password) <= MAX_CHARACTERS:
         raise BadRequest(
-            f"a password has {MIN_CHARACTERS} to {MAX_CHARACTERS} characters", code="password_length", param="password"
+            f"A password has {MIN_CHARACTERS} to {MAX_CHARACTERS} characters.", code="password_length", param="password"
         )
 
 

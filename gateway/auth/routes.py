@@ -108,13 +108,13 @@ class AuthRoutes:
                 async for chunk in request.content.iter_any():
                     body += chunk
                     if len(body) > MAX_BODY_BYTES:
-                        raise TooLarge(f"a login has at most {MAX_BODY_BYTES} bytes")
+                        raise TooLarge(f"A login has at most {MAX_BODY_BYTES} bytes.")
         except TimeoutError:
-            raise RequestTimeout("the request's body did not arrive in time") from None
+            raise RequestTimeout("The request's body did not arrive in time.") from None
         try:
             return msgspec.json.decode(body, type=Login)
         except (msgspec.DecodeError, UnicodeDecodeError):  # its text is not passed on: it may quote the password
-            raise BadRequest("send {username, password}, both texts") from None
+            raise BadRequest("Send {username, password}, both texts.") from None
 
     def _set_cookie(self, response: web.Response, value: str, *, max_age: int) -> None:
         response.set_cookie(

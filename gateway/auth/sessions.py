@@ -139,7 +139,9 @@ class Sessions:
             raise _over()
         session, user = found[digest]
         if user.plan not in self._plans:
-            raise Forbidden("your account's plan does not exist any more; ask who runs this", code="unknown_plan")
+            raise Forbidden(
+                "Your account's plan does not exist any more; ask who runs this service.", code="unknown_plan"
+            )
         signed_in = SignedIn(session, user, self._principal(user), used_at=session.seen_at)
         self._known[digest] = signed_in
         if len(self._known) > MAX_KNOWN:
@@ -151,4 +153,4 @@ class Sessions:
 
 
 def _over() -> Unauthorized:
-    return Unauthorized("you are not signed in, or no longer", code="session_expired")
+    return Unauthorized("You are not signed in, or no longer.", code="session_expired")

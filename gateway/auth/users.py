@@ -39,7 +39,7 @@ def store_needed() -> Iterator[None]:
     try:
         yield
     except StoreError:
-        raise Unavailable("signing in and out is not possible now; try again", code="sessions_unavailable") from None
+        raise Unavailable("Signing in and out is not possible now; try again.", code="sessions_unavailable") from None
 
 
 class Users:
@@ -74,7 +74,7 @@ class Users:
         encoded = None if user is None or user.disabled_at is not None else user.password_hash
         proven = await self._passwords.verify(encoded, password)
         if user is None or encoded is None or not proven:
-            raise Unauthorized("the name or the password is wrong", code="invalid_credentials")
+            raise Unauthorized("The name or the password is wrong.", code="invalid_credentials")
         self._throttle.succeeded(account, address)
         if self._passwords.outdated(encoded):
             encoded = await self._passwords.hash(password)
@@ -126,7 +126,7 @@ class Users:
         wait = self._throttle.attempt(account, address)
         if wait > 0:
             raise TooManyRequests(
-                "too many attempts to sign in; wait a little",
+                "Too many attempts to sign in; wait a little.",
                 code="login_throttled",
                 headers={"Retry-After": str(int(wait) + 1), "retry-after-ms": str(int(wait * 1000) + 1)},
             )
