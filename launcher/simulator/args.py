@@ -44,6 +44,7 @@ class Options:
     force_include_usage: bool
     auto_tool_choice: bool
     api_keys: tuple[str, ...]
+    root_path: str
     dev_mode: bool
     keep_alive: float
     tree: bool
@@ -77,6 +78,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> tuple
         force_include_usage=given.enable_force_include_usage,
         auto_tool_choice=given.enable_auto_tool_choice,
         api_keys=tuple(given.api_key or ([env_key] if env_key else [])),
+        root_path=given.root_path.rstrip("/"),
         dev_mode=environ.get("VLLM_SERVER_DEV_MODE") == "1",
         keep_alive=float(environ.get("VLLM_HTTP_TIMEOUT_KEEP_ALIVE", "5")),
         tree=given.sim_tree,
@@ -98,6 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tensor-parallel-size", "-tp", type=int, default=1)
     parser.add_argument("--shutdown-timeout", type=float, default=0.0)
     parser.add_argument("--api-key", nargs="+")
+    parser.add_argument("--root-path", default="")
     for switch in ("prompt-tokens-details", "request-id-headers", "force-include-usage", "auto-tool-choice"):
         parser.add_argument(f"--enable-{switch}", action=argparse.BooleanOptionalAction, default=False)
     parser.add_argument("--sim-tree", action="store_true", help="also spawn EngineCore and worker processes")

@@ -46,9 +46,11 @@ class Request:
                 return value.decode("latin-1")
         return None
 
-    def respond(self, status: int, headers: Headers, body: bytes = b"", *, close: bool = False) -> None:
-        """Answer with a body of known length. `headers` follow content-length, as uvicorn orders them."""
-        fields = [(b"content-length", str(len(body)).encode()), *headers]
+    def respond(
+        self, status: int, headers: Headers, body: bytes = b"", *, first: Headers | None = None, close: bool = False
+    ) -> None:
+        """Answer with a body of known length; `first` precede content-length and `headers` follow it, as in uvicorn."""
+        fields = [*(first or []), (b"content-length", str(len(body)).encode()), *headers]
         self._head(status, fields, close=close)
         if self.method != "HEAD":
             self.connection.write(body)

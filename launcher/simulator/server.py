@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import hmac
 import json
+import re
 import secrets
 import uuid
 from collections.abc import Callable
 from typing import Any
 
-from launcher.simulator import chat, control
+from launcher.simulator import chat, completions, control, messages, responses
 from launcher.simulator.errors import ApiError, MediaTypeError, ValidationError, dumps, missing
 from launcher.simulator.http import Request
+from launcher.simulator.prompts import messages_of, render
 from launcher.simulator.service import JSON_HEADERS, VERSION, Call, Service, record_of
 from launcher.simulator.tokenizer import decode, encode, token_bytes
 
@@ -39,6 +41,10 @@ class Server:
             "/detokenize": {"POST": _detokenize},
             "/v1/models": {"GET": _models},
             "/v1/chat/completions": {"POST": chat.handle},
+            "/v1/completions": {"POST": completions.handle},
+            "/v1/responses": {"POST": responses.handle},
+            "/v1/messages": {"POST": messages.handle},
+            "/v1/messages/count_tokens": {"POST": messages.count_tokens},
             "/invocations": {"POST": _invocations},
         }
         if service.options.dev_mode:
@@ -49,14 +55,14 @@ class Server:
     def handle(self, request: Request) -> None:
         """Answer a request, now or when the engine has the tokens."""
         record = record_of(request)
-        path = request.path
+        path = request.path.removeprefix(self.service.options.root_path)
         if path not in _UNRECORDED and not path.startswith("/sim/"):
             self.service.records.append(record)
         call = Call(self.service, request, record, {})
         if self.service.options.request_id_headers:
             given = request.header(b"x-request-id") or uuid.uuid4().hex
             request.extra_headers = [(b"x-request-id", given.encode("latin-1"))]
-        if not self._authorised(request):
+        if not self._authorised(request, path):
             record.status = 401
             request.respond(401, JSON_HEADERS[:1], dumps({"error": "Unauthorized"}))
             return
@@ -66,15 +72,13 @@ class Server:
         elif request.method not in methods:
             record.status = 405
             allow = (b"allow", ", ".join(methods).encode())
-            # uvicorn's own order: allow stands before content-length
-            request.extra_headers = [allow, *request.extra_headers]
-            request.respond(405, JSON_HEADERS, dumps({"detail": "Method Not Allowed"}))
+            request.respond(405, JSON_HEADERS, dumps({"detail": "Method Not Allowed"}), first=[allow])
         else:
             self._dispatch(call, methods[request.method], path)
 
     def _dispatch(self, call: Call, handler: Handler, path: str) -> None:
         try:
-            if call.request.method == "POST" and path not in _BODYLESS:
+            if call.request.method == "POST" and path not in _BODYLESS and not path.endswith("/cancel"):
                 call.body = _json_body(call.request)
             handler(call)
         except ApiError as error:
@@ -82,11 +86,18 @@ class Server:
             call.json(error.status, body, close=call.service.engine.dead is not None)
 
     def _find(self, path: str) -> dict[str, Handler] | None:
-        return self._routes.get(path)
+        if path in self._routes:
+            return self._routes[path]
+        found = _ONE_RESPONSE.fullmatch(path)
+        if found is None:
+            return None
+        if found["cancel"]:
+            return {"POST": lambda call: responses.cancel(call, found["id"])}
+        return {"GET": lambda call: responses.retrieve(call, found["id"])}
 
-    def _authorised(self, request: Request) -> bool:
+    def _authorised(self, request: Request, path: str) -> bool:
         keys = self.service.options.api_keys
-        guarded = request.path.startswith(("/v1", "/v2", "/inference"))
+        guarded = path.startswith(("/v1", "/v2", "/inference"))
         if not keys or not guarded or request.method == "OPTIONS":
             return True
         scheme, _, token = (request.header(b"authorization") or "").partition(" ")
@@ -94,6 +105,7 @@ class Server:
         return scheme.lower() == "bearer" and any(matches)
 
 
+_ONE_RESPONSE = re.compile(r"/v1/responses/(?P<id>[^/]+)(?P<cancel>/cancel)?")
 _BODYLESS = ("/ping", "/reset_prefix_cache", "/sleep", "/wake_up", "/pause", "/resume", "/sim/reset")
 
 
@@ -163,7 +175,7 @@ def _card(name: str, call: Call) -> dict[str, Any]:
 def _tokenize(call: Call) -> None:
     call.check_model()
     if "messages" in call.body:
-        tokens = chat.render(chat.messages_of(call.body), call.body.get("tools"))
+        tokens = render(messages_of(call.body), call.body.get("tools"))
     elif isinstance(call.body.get("prompt"), str):
         tokens = encode(call.body["prompt"])
     else:
@@ -186,4 +198,6 @@ def _detokenize(call: Call) -> None:
 
 
 def _invocations(call: Call) -> None:
-    chat.handle(call)
+    """The SageMaker route: whichever API the body fits. The API key does not guard it."""
+    handler = chat.handle if "messages" in call.body else completions.handle
+    handler(call)
