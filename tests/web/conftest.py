@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 from aiohttp import web
-from chat_backend import Backend
-from chatpage import ChatPage, new_page
 from playwright.async_api import Browser, async_playwright
+
+from tests.web.backend import Backend
+from tests.web.chatpage import ChatPage, new_page
 
 CHROMIUM_FLAGS = [
     "--no-sandbox",

@@ -1,9 +1,10 @@
 """Signing in and out, and the session's end under an open chat."""
 
 import pytest
-from chat_backend import NAME, PASSWORD, Backend, refusal
-from chatpage import ChatPage
 from playwright.async_api import expect
+
+from tests.web.backend import NAME, PASSWORD, Backend, refusal
+from tests.web.chatpage import ChatPage
 
 pytestmark = [pytest.mark.web, pytest.mark.asyncio(loop_scope="session")]
 
