@@ -75,6 +75,8 @@ class EngineRun:
 
     def warm(self) -> None:
         """Send the warm-up requests, then watch the engine's health."""
+        self.progress = Progress(Phase.WARMING, version=self.progress.version)
+        self._on_progress(self.progress)
         self._task(self._warm_then_watch())
 
     def hurry(self) -> None:
@@ -178,8 +180,6 @@ class EngineRun:
         assert self.probe is not None  # noqa: S101 - Answered comes from it
         settings = self._settings
         if settings.owned:
-            self.progress = Progress(Phase.WARMING, version=self.progress.version)
-            self._on_progress(self.progress)
             try:
                 async with asyncio.timeout(settings.warmup_timeout):
                     await warm_up(self.probe, settings.warmup_batches, settings.warmup_prompts, settings.warmup_timeout)

@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 _CHUNK = 1 << 16
 _LONGEST_LINE = 1 << 16
-_ANSI = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")
+_ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 class LogFile:
@@ -45,6 +45,10 @@ class LogFile:
             newer = self._path.with_name(f"{self._path.name}.{number - 1}") if number > 1 else self._path
             with contextlib.suppress(FileNotFoundError):
                 newer.replace(self._path.with_name(f"{self._path.name}.{number}"))
+
+
+def _plain(line: bytes) -> str:
+    return _ANSI.sub("", line.decode(errors="replace"))
 
 
 def _private(path: str, flags: int) -> int:
@@ -84,7 +88,7 @@ class Output:
 
     def feed(self, data: bytes) -> None:
         """Take bytes as they come. Progress bars redraw a line with carriage returns: the last drawing counts."""
-        *lines, self._rest = (self._rest + _ANSI.sub(b"", data)).split(b"\n")
+        *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
             self._line(line)
         if len(self._rest) > _LONGEST_LINE:
@@ -93,10 +97,10 @@ class Output:
         elif b"\r" in self._rest:
             *drawn, self._rest = self._rest.split(b"\r")
             if drawn:
-                self._on_line(drawn[-1].decode(errors="replace"))
+                self._on_line(_plain(drawn[-1]))
 
     def _line(self, line: bytes) -> None:
-        drawings = [text for text in line.decode(errors="replace").split("\r") if text.strip()]
+        drawings = [text for text in _plain(line).split("\r") if text.strip()]
         for text in drawings:
             self._on_line(text)
         shown = drawings[-1] if drawings else ""

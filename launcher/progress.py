@@ -74,8 +74,12 @@ class Progress:
         begin = _BEGINS[self.phase]
         place = _ORDER.index(self.phase)
         end = _BEGINS[_ORDER[place + 1]] if place + 1 < len(_ORDER) else 100
-        share = min(self.done / self.total, 1.0) if self.done is not None and self.total else 0.0
-        return int(begin + (end - begin) * share)
+        return int(begin + (end - begin) * self.share)
+
+    @property
+    def share(self) -> float:
+        """Share of the present phase that is over, 0 to 1, as far as it counts its steps."""
+        return min(self.done / self.total, 1.0) if self.done is not None and self.total else 0.0
 
     def __str__(self) -> str:
         steps = f" {self.done}/{self.total}" if self.total else ""
@@ -91,20 +95,19 @@ def follow(progress: Progress, line: str) -> Progress:
             continue
         if _ORDER.index(phase) < _ORDER.index(progress.phase):
             return progress
-        done, total = _steps(line)
-        if phase is progress.phase:
-            if total is None or (progress.total == total and (progress.done or 0) > (done or 0)):
-                return progress
-            if progress.total is not None and progress.done == progress.total and phase is Phase.CAPTURING:
-                done, total = progress.done, progress.total  # the second set of graphs: do not count back
-        return Progress(phase, done, total, progress.version)
+        now = Progress(phase, *_steps(line), progress.version)
+        return now if phase is not progress.phase or now.share > progress.share else progress
     return progress
 
 
 def _steps(line: str) -> tuple[int | None, int | None]:
     """Read the last drawing of a progress bar in the line."""
     if counts := _COUNT.findall(line):
-        return int(counts[-1][0]), int(counts[-1][1])
+        done, total = int(counts[-1][0]), int(counts[-1][1])
+        last = line[line.rfind("Capturing") :]
+        if "PIECEWISE" in last:  # vLLM captures two sets of graphs, one after the other
+            return done, 2 * total
+        return (total + done, 2 * total) if "decode, FULL" in last else (done, total)
     if shares := _PERCENT.findall(line):
         return int(shares[-1]), 100
     return None, None
