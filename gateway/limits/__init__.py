@@ -1,0 +1,147 @@
+"""Limits: what the gateway composes. Reserve before a request is sent, settle when it has ended, however it ended."""
+
+import asyncio
+import logging
+import time
+import uuid
+from contextlib import suppress
+from dataclasses import dataclass
+
+import msgspec
+
+from gateway.config import Config
+from gateway.context import Exchange
+from gateway.limits.estimate import Corrections
+from gateway.limits.limiter import Kind, Limiter, Verdict
+from gateway.limits.memory import MemoryLimiter
+from gateway.limits.patience import Durations
+from gateway.limits.plans import Plans
+
+__all__ = ["Limits"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Reservation:
+    """One request that holds a reservation. It keeps the exchange alive, so that `id(exchange)` stays its own."""
+
+    exchange: Exchange
+    reservation_id: str
+    plan: str
+    model: str
+    prompt_estimate: int  # uncorrected
+    reserved_at: float
+
+
+class Limits:
+    """Reserves and settles; one task renews the leases of all running requests, one delivers settlements.
+
+    `reserve` and `settle` never raise for want of the other: a request that was refused, or never reserved, is settled
+    without effect, and settling twice is settling once.
+    """
+
+    def __init__(self, config: Config, limiter: Limiter | None = None) -> None:
+        """`limiter` defaults to the in-process one. Raises ValueError for a default plan that is not configured."""
+        limits = config.limits
+        self.plans = Plans(config)
+        self._limiter = limiter or MemoryLimiter(lease=limits.lease_seconds, time_zone=limits.time_zone)
+        self._heartbeat_seconds = limits.lease_seconds / 3
+        self._max_prompt = config.engine.max_model_len
+        self._corrections = Corrections()
+        self._durations = {name: Durations() for name in config.plans}
+        self._reservations: dict[int, _Reservation] = {}
+        self._due: dict[str, int] = {}
+        self._wake = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Start the background tasks; call it once, on the loop that serves requests."""
+        self._tasks = [asyncio.create_task(self._heartbeats()), asyncio.create_task(self._settlements())]
+
+    async def close(self) -> None:
+        """Deliver every settlement that was asked for, then stop."""
+        for task in self._tasks:
+            task.cancel()
+        for task in self._tasks:
+            with suppress(asyncio.CancelledError):
+                await task
+        self._tasks = []
+        await self._deliver()
+
+    async def reserve(self, exchange: Exchange, model: str, prompt_tokens: int, max_tokens: int) -> Verdict:
+        """Reserve for an authenticated request; `prompt_tokens` is `estimate_prompt_tokens`' figure.
+
+        `exchange.prompt_estimate` is set to that figure, corrected by what the model's settled requests have taught and
+        cut at the model's context, beyond which the engine refuses. For `n` choices, `max_tokens` is that of all of
+        them together. The verdict's `running` feeds `plans.priority`.
+        """
+        principal = exchange.principal
+        if principal is None:
+            raise RuntimeError("limits: reserve() before the caller is authenticated")
+        exchange.prompt_estimate = min(self._corrections.of(model).apply(prompt_tokens), self._max_prompt)
+        reservation_id = uuid.uuid4().hex  # not the request id, which a client may choose and repeat
+        plan = self.plans.plan(principal)
+        verdict = await self._limiter.acquire(
+            reservation_id, self.plans.rules(principal, model), exchange.prompt_estimate + max_tokens
+        )
+        if not verdict.allowed:
+            return self._patient(verdict, plan)
+        self._reservations[id(exchange)] = _Reservation(
+            exchange, reservation_id, plan, model, prompt_tokens, time.monotonic()
+        )
+        return verdict
+
+    def settle(self, exchange: Exchange) -> None:
+        """Settle to `exchange.usage`. Returns at once; nothing that befalls the caller's task can undo it."""
+        reservation = self._reservations.pop(id(exchange), None)
+        if reservation is None:
+            return
+        usage = exchange.usage
+        self._due[reservation.reservation_id] = usage.total
+        self._wake.set()
+        if usage.prompt_tokens and not usage.estimated:
+            self._corrections.of(reservation.model).learn(reservation.prompt_estimate, usage.prompt_tokens)
+        self._durations[reservation.plan].learn(time.monotonic() - reservation.reserved_at)
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that hold a reservation."""
+        return len(self._reservations)
+
+    def _patient(self, verdict: Verdict, plan: str) -> Verdict:
+        """Where only running requests stand in the way: not their leases' expiry, but when one should have ended."""
+        refusal = verdict.refusal
+        likely = self._durations[plan].within()
+        if refusal is None or refusal.kind is not Kind.CONCURRENT or refusal.retry_after is None or likely is None:
+            return verdict
+        wait = max(refusal.floor, min(refusal.retry_after, likely))
+        return msgspec.structs.replace(verdict, refusal=msgspec.structs.replace(refusal, retry_after=wait))
+
+    async def _heartbeats(self) -> None:
+        while True:
+            await asyncio.sleep(self._heartbeat_seconds)
+            try:
+                await self._limiter.renew([held.reservation_id for held in self._reservations.values()])
+            except Exception:  # noqa: BLE001 - whatever ails the limiter, the next beat is tried
+                _log.exception("leases could not be renewed; trying again")
+
+    async def _settlements(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            try:
+                await self._deliver()
+            except Exception:  # noqa: BLE001 - whatever ails the limiter, nothing due is lost
+                _log.exception("settlements could not be delivered; they are kept")
+                await asyncio.sleep(self._heartbeat_seconds)
+                self._wake.set()
+
+    async def _deliver(self) -> None:
+        """Hand over what is due. What the limiter did not confirm stays due; settling twice is harmless."""
+        if not self._due:
+            return
+        due = dict(self._due)
+        await self._limiter.settle(due)
+        for reservation_id in due:
+            del self._due[reservation_id]

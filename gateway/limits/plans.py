@@ -1,0 +1,127 @@
+"""Pure: who is limited by what, and how a verdict reads in headers and errors.
+
+The header names and the two error shapes are OpenAI's
+(https://platform.openai.com/docs/guides/rate-limits#rate-limits-in-headers); openai-python reads `retry-after-ms`, then
+`retry-after`, and obeys `x-should-retry`.
+"""
+
+import math
+
+from gateway.config import Config, PlanSettings
+from gateway.context import Principal
+from gateway.limits.limiter import Allowance, Kind, Pace, Rate, Refusal, Rule, Verdict
+
+
+class Plans:
+    """The configured plans, ready for use."""
+
+    def __init__(self, config: Config) -> None:
+        """Raises ValueError if a plan that callers get by default is not configured."""
+        for name in (config.auth.default_plan, config.auth.user_plan):
+            if name not in config.plans:
+                raise ValueError(f"plans: there is no plan {name!r}, which auth gives by default")
+        self._default = config.auth.default_plan
+        self._settings = config.plans
+        self._plans = {name: allowance(settings) for name, settings in config.plans.items()}
+        self._teams = {name: Rule(f"team:{name}", allowance(plan)) for name, plan in config.limits.team.items()}
+        self._models = {name: Rule(f"model:{name}", allowance(plan)) for name, plan in config.limits.model.items()}
+        self._total = Rule("total", allowance(config.limits.total)) if config.limits.total else None
+
+    def plan(self, principal: Principal) -> str:
+        """The name of the caller's plan; one that is no longer configured falls back to the default plan."""
+        return principal.plan if principal.plan in self._plans else self._default
+
+    def rules(self, principal: Principal, model: str | None) -> tuple[Rule, ...]:
+        """All that limits this request; the caller's own rule first.
+
+        A subject that has a session and a token of different plans has an account for each: a busy service of theirs
+        does not shut them out of the chat.
+        """
+        plan = self.plan(principal)
+        shared = (self._teams.get(principal.team or ""), self._models.get(model or ""), self._total)
+        own = Rule(f"subject:{plan}:{principal.subject}", self._plans[plan])
+        return (own, *(rule for rule in shared if rule is not None))
+
+    def priority(self, principal: Principal, running: int) -> int:
+        """VLLM's priority (lower goes first): the plan's, plus the caller's requests in flight: fair share."""
+        return self._settings[self.plan(principal)].priority + running
+
+    def max_tokens(self, principal: Principal) -> int | None:
+        """The largest output that the caller's plan lets a request ask for; None is unlimited."""
+        return self._settings[self.plan(principal)].max_tokens
+
+
+def allowance(settings: PlanSettings) -> Allowance:
+    """A plan's settings as the limiter counts them."""
+    per_minute = settings.requests_per_minute
+    return Allowance(
+        requests=Pace.of_requests(per_minute, settings.request_burst or max(1, per_minute // 6))
+        if per_minute
+        else None,
+        tokens=Pace.of_tokens(settings.tokens_per_minute) if settings.tokens_per_minute else None,
+        concurrent=settings.concurrent_requests,
+        tokens_per_day=settings.tokens_per_day,
+    )
+
+
+def headers(verdict: Verdict) -> dict[str, str]:
+    """The `x-ratelimit-*` headers of every answer, and on a refusal what tells the client when to come again."""
+    fields: dict[str, str] = {}
+    if verdict.requests:
+        _rate(fields, "requests", verdict.requests)
+    if verdict.tokens:
+        _rate(fields, "tokens", verdict.tokens)
+    if verdict.concurrent:
+        fields["x-ratelimit-limit-concurrent"] = str(verdict.concurrent.limit)
+        fields["x-ratelimit-remaining-concurrent"] = str(verdict.concurrent.remaining)
+    if verdict.day:
+        _rate(fields, "tokens-day", verdict.day)
+    if refusal := verdict.refusal:
+        if refusal.retry_after is not None:
+            milliseconds = math.ceil(refusal.retry_after * 1000)
+            fields["retry-after-ms"] = str(milliseconds)
+            fields["retry-after"] = str(math.ceil(milliseconds / 1000))
+        if refusal.retry_after is None or refusal.kind is Kind.QUOTA:
+            fields["x-should-retry"] = "false"
+    return fields
+
+
+def refusal_message(refusal: Refusal) -> tuple[str, str, str]:
+    """What the error says: `type`, `code` and `message`. Whose limit it is is said, but not who else shares it."""
+    whose = _WHOSE[refusal.rule.partition(":")[0]]
+    if refusal.retry_after is None:
+        message = f"Prompt and max_tokens together are more tokens than {whose} limit of {refusal.limit} can ever hold."
+        return "tokens", "request_too_large_for_plan", message
+    wait = go_duration(refusal.retry_after)
+    if refusal.kind is Kind.QUOTA:
+        message = f"{whose} budget of {refusal.limit} tokens a day is spent. It is renewed in {wait}."
+        return "insufficient_quota", "insufficient_quota", message[0].upper() + message[1:]
+    if refusal.kind is Kind.CONCURRENT:
+        message = f"{refusal.limit} requests are running already, which is {whose} limit. Please try again in {wait}."
+        return "requests", "rate_limit_exceeded", message
+    message = f"{whose} limit of {refusal.limit} {refusal.kind} a minute is reached. Please try again in {wait}."
+    return refusal.kind.value, "rate_limit_exceeded", message[0].upper() + message[1:]
+
+
+_WHOSE = {"subject": "your", "team": "your team's", "model": "the model's", "total": "this service's"}
+
+
+def go_duration(seconds: float) -> str:
+    """Seconds as Go prints a time.Duration (`12ms`, `1s`, `6m0s`), rounded up to milliseconds."""
+    milliseconds = math.ceil(seconds * 1000)
+    if milliseconds == 0:
+        return "0s"
+    if milliseconds < 1000:
+        return f"{milliseconds}ms"
+    minutes, milliseconds = divmod(milliseconds, 60_000)
+    hours, minutes = divmod(minutes, 60)
+    rest = f"{milliseconds / 1000:.3f}".rstrip("0").rstrip(".") + "s"
+    if hours:
+        return f"{hours}h{minutes}m{rest}"
+    return f"{minutes}m{rest}" if minutes else rest
+
+
+def _rate(fields: dict[str, str], what: str, rate: Rate) -> None:
+    fields[f"x-ratelimit-limit-{what}"] = str(rate.limit)
+    fields[f"x-ratelimit-remaining-{what}"] = str(rate.remaining)
+    fields[f"x-ratelimit-reset-{what}"] = go_duration(rate.reset)
