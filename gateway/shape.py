@@ -45,7 +45,7 @@ _OUTPUT_LIMITS = {
 COMPLETIONS_DEFAULT_MAX_TOKENS = 16  # vLLM's, like OpenAI's
 
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
-_MEDIA_HINTS = (b"_url", b"_audio", b"_video", b"\\u00")
+_MEDIA_HINTS = (b'url"', b"\\u00")  # the end of every name of an address, or a name that is spelt in escapes
 _KIND = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", int: "an integer", float: "a number"}
 
 _top_level = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -102,10 +102,8 @@ def shape(
     """
     fields = _parse(body, settings.max_json_depth)
     _refuse_owned(fields)
-    for hint in _MEDIA_HINTS:
-        if hint in body:
-            _refuse_remote_media(fields)
-            break
+    if any(hint in body for hint in _MEDIA_HINTS):
+        _refuse_remote_media(fields)
     asked_model = _read(fields, "model", str, "a string")
     stream = bool(_read(fields, "stream", bool, "a boolean"))
     options = _read(fields, "stream_options", dict, "an object") if route.api in {Api.CHAT, Api.COMPLETIONS} else None

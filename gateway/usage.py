@@ -64,17 +64,13 @@ def _last_event_end(data: bytes) -> int:
 
 
 class PlainMeter(StreamMeter):
-    """A stream of a protocol that is not metered: passes as it is."""
-
-    def feed(self, data: bytes) -> bytes:
-        """Return the bytes as they came."""
-        self.started = True
-        return data
+    """A stream of a protocol that is not metered: passes as it is, and the end of the answer is its end."""
 
     def end(self) -> bytes:
-        """Return nothing: nothing was kept back, and the end of the answer is the end of the stream."""
+        """Return what was kept back."""
         self.finished = True
-        return b""
+        return super().end()
 
     def _events(self, events: bytes) -> bytes:
+        self.started = True
         return events

@@ -18,7 +18,7 @@ _EVENT_ENDS = re.compile(rb"(?<=\n\n)|(?<=\r\n\r\n)")
 _ERROR = b'data: {"error"'
 _USAGE_ONLY = b'"choices":[]'
 _ABORTED = b'"finish_reason":"abort"'
-_DONE = b"data: [DONE]"
+_DONE = re.compile(rb"(?:^|(?<=\n))data: \[DONE\]")  # at the start of a line: a text may contain it, but no line feed
 
 
 class _PromptDetails(msgspec.Struct):
@@ -125,8 +125,8 @@ class OpenAIMeter(StreamMeter):
             self.started = True
         if _ABORTED in events:
             self._aborted = True
-        if _DONE in events:
-            events = self._end_of_stream(events)
+        if b"[DONE]" in events and (done := _DONE.search(events)):
+            events = self._end_of_stream(events, done.start())
         return self._without_usage(events)
 
     def _cut_at_error(self, events: bytes) -> bytes:
@@ -140,11 +140,11 @@ class OpenAIMeter(StreamMeter):
             self.error = "an error frame that cannot be read"
         return events[:at]
 
-    def _end_of_stream(self, events: bytes) -> bytes:
+    def _end_of_stream(self, events: bytes, at: int) -> bytes:
         """Tell an end from an abort: vLLM ends the streams it aborts on SIGTERM with `[DONE]` too."""
         if self._aborted:
             self.error = "the engine was stopped"
-            return events[: events.index(_DONE)]
+            return events[:at]
         self.finished = True
         return events
 

@@ -1,0 +1,377 @@
+"""The meters: what a client gets and what is counted, for every protocol, however the bytes are cut."""
+
+import itertools
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.context import Api, Usage
+from gateway.dialects import answer_usage, error_message
+from gateway.dialects.anthropic import MessagesMeter
+from gateway.dialects.openai import OpenAIMeter, running_usage
+from gateway.dialects.responses import ResponsesMeter, response_id
+from gateway.usage import PlainMeter, StreamMeter
+
+# text that looks like what the meters look for, and text that JSON escapes
+text = st.text(max_size=12) | st.sampled_from(
+    [
+        '"choices":[]',
+        ',"usage":{"a":1}',
+        'data: {"error"',
+        "data: [DONE]",
+        '"finish_reason":"abort"',
+        "\n\n",
+        "你好",
+        "\\",
+    ]
+)
+
+
+def frame(payload: Any) -> bytes:
+    return b"data: " + json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+
+
+def event(payload: dict[str, Any]) -> bytes:
+    return f"event: {payload['type']}\n".encode() + frame(payload)
+
+
+def chunk(index: int, content: str, usage: dict[str, Any] | None, finish: str | None = None) -> bytes:
+    payload: dict[str, Any] = {"id": "chatcmpl-1", "choices": [{"index": index, "delta": {"content": content}}]}
+    payload["choices"][0]["finish_reason"] = finish
+    if usage is not None:
+        payload["usage"] = usage
+    payload["prompt_token_ids"] = None
+    return frame(payload)
+
+
+def usage_of(prompt: int, completion: int, **details: Any) -> dict[str, Any]:
+    return {"prompt_tokens": prompt, "total_tokens": prompt + completion, "completion_tokens": completion, **details}
+
+
+FINAL = usage_of(7, 3, prompt_tokens_details={"cached_tokens": 4}, completion_tokens_details={"reasoning_tokens": 2})
+
+
+def final_chunk(usage: dict[str, Any]) -> bytes:
+    return frame({"id": "chatcmpl-1", "choices": [], "usage": usage, "system_fingerprint": "x"})
+
+
+def chat_stream(
+    contents: list[str], *, running: bool, final: bool, choices: int = 1, end: bytes = b"data: [DONE]\n\n"
+) -> bytes:
+    """What vLLM sends for these deltas, with or without running usage and the final usage chunk."""
+    out = [b": keep-alive\n\n"]
+    counts = [0] * choices
+    for i, content in enumerate(contents):
+        index = i % choices
+        counts[index] += 1
+        out.append(chunk(index, content, usage_of(7, counts[index]) if running else None))
+    if final:
+        out.append(final_chunk({**FINAL, "completion_tokens": sum(counts), "total_tokens": 7 + sum(counts)}))
+    return b"".join(out) + end
+
+
+def meter(show: bool = False, running: bool = False, choices: int = 1, per_prompt: int | None = None) -> OpenAIMeter:
+    return OpenAIMeter(
+        show_usage=show, show_running_usage=running, choices=choices, choices_per_prompt=per_prompt or choices
+    )
+
+
+def fed(meter: StreamMeter, data: bytes, cuts: list[int]) -> bytes:
+    """Feed `data` cut at these offsets, to the end."""
+    edges = [0, *sorted({cut % (len(data) + 1) for cut in cuts}), len(data)]
+    out = b"".join(meter.feed(data[a:b]) for a, b in itertools.pairwise(edges))
+    return out + meter.end()
+
+
+cuts = st.lists(st.integers(min_value=0), max_size=12)
+
+
+@given(
+    st.lists(text, min_size=1, max_size=6),
+    cuts,
+    st.sampled_from([(False, False), (True, False), (True, True)]),
+    st.integers(1, 3),
+)
+def test_a_client_gets_exactly_the_stream_it_would_have_got_without_the_gateways_usage(
+    contents: list[str], cuts: list[int], shown: tuple[bool, bool], choices: int
+) -> None:
+    """Byte for byte, at any chunk split: the stream with running usage, filtered, is vLLM's stream as it was asked for."""
+    show, running = shown
+    got = fed(
+        metered := meter(show, running, choices), chat_stream(contents, running=True, final=True, choices=choices), cuts
+    )
+    assert got == chat_stream(contents, running=running, final=show, choices=choices)
+    assert metered.finished
+    assert metered.exact
+    assert metered.error is None
+    assert metered.usage == Usage(7, len(contents), 4, 2)
+
+
+@given(st.lists(text, min_size=1, max_size=8), cuts, st.integers(1, 3))
+def test_every_token_that_was_sent_is_counted_when_a_stream_is_cut(
+    contents: list[str], cuts: list[int], choices: int
+) -> None:
+    """Cut after any number of whole events, the sum is that of the chunks that came, of all choices."""
+    metered = meter(choices=choices)
+    fed(metered, chat_stream(contents, running=True, final=False, choices=choices, end=b""), cuts)
+    assert not metered.finished
+    assert metered.exact
+    assert metered.usage == Usage(7, len(contents))
+
+
+def test_a_choice_of_another_prompt_adds_that_prompts_tokens() -> None:
+    """Several prompts in one completions request: each is counted once, and the figure is exact once all have spoken."""
+    metered = meter(choices=4, per_prompt=2)
+    metered.feed(chunk(0, "a", usage_of(5, 1)) + chunk(1, "b", usage_of(5, 2)))
+    assert not metered.exact
+    metered.feed(chunk(3, "c", usage_of(6, 1)))
+    assert metered.exact
+    assert metered.usage == Usage(11, 4)
+
+
+@given(cuts)
+def test_an_engine_that_dies_ends_the_stream_without_done(cuts: list[int]) -> None:
+    """The error frame and the `[DONE]` that vLLM sends after it (recorded) never reach the client; what came before does."""
+    before = chat_stream(["a", "b"], running=False, final=False, end=b"")
+    death = frame({"error": {"message": "EngineCore encountered an issue.", "code": 500}}) + b"data: [DONE]\n\n"
+    got = fed(metered := meter(), chat_stream(["a", "b"], running=True, final=False, end=b"") + death, cuts)
+    assert got == before
+    assert metered.error == "EngineCore encountered an issue."
+    assert not metered.finished
+    assert metered.usage == Usage(7, 2)
+
+
+@given(cuts)
+def test_a_stream_that_the_engine_aborts_is_no_whole_answer(cuts: list[int]) -> None:
+    """On SIGTERM vLLM ends streams with finish_reason "abort" and `[DONE]` (recorded): the `[DONE]` is held back."""
+    last = chunk(0, "x", usage_of(7, 1), finish="abort")
+    got = fed(metered := meter(running=True), last + b"data: [DONE]\n\n", cuts)
+    assert got == last
+    assert metered.error == "the engine was stopped"
+
+
+@pytest.mark.parametrize("line", [b'data: {"error": "text"}', b'data: {"error": [}'])
+def test_an_error_frame_of_any_form_ends_the_stream(line: bytes) -> None:
+    """Also one whose error is a string or broken JSON."""
+    metered = meter()
+    assert metered.feed(line + b"\n\n") == b""
+    assert metered.error
+
+
+def test_garbage_between_events_passes_and_is_not_counted() -> None:
+    """A meter never alters or fails on what it does not know."""
+    metered = meter(choices=2)
+    garbage = b"data: {not json}\n\nretry: 5\n\n"
+    assert metered.feed(garbage) == garbage
+    assert metered.usage == Usage()
+
+
+def test_an_event_without_end_is_an_error_and_not_a_memory_leak(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is kept back is bounded."""
+    monkeypatch.setattr("gateway.usage.MAX_EVENT_BYTES", 1000)
+    metered = meter()
+    assert metered.feed(b"data: " + b"x" * 1001) == b""
+    assert metered.error
+    assert metered.end() == b""
+
+
+def test_nothing_is_exact_before_the_first_event() -> None:
+    """A stream that was cut before its first event has no figures."""
+    assert not meter().exact
+
+
+def test_crlf_streams_are_understood() -> None:
+    """Server-sent events may end their lines with CRLF."""
+    data = chat_stream(["a"], running=True, final=True).replace(b"\n", b"\r\n")
+    want = chat_stream(["a"], running=False, final=False).replace(b"\n", b"\r\n")
+    assert fed(metered := meter(), data, []) == want
+    assert metered.usage.completion_tokens == 1
+
+
+def responses_stream(deltas: list[str], last: str = "response.completed") -> list[bytes]:
+    response = {"id": "resp_1", "usage": None}
+    kinds = itertools.cycle(["response.reasoning_text.delta", "response.output_text.delta"])
+    payloads: list[dict[str, Any]] = [{"response": response, "type": "response.created"}]
+    payloads += [{"delta": delta, "type": kind} for delta, kind in zip(deltas, kinds, strict=False)]
+    usage = {
+        "input_tokens": 9,
+        "output_tokens": len(deltas),
+        "input_tokens_details": {"cached_tokens": 1},
+        "output_tokens_details": {"reasoning_tokens": 2},
+    }
+    payloads.append({"response": {"id": "resp_1", "usage": usage}, "type": last})
+    return [event({"sequence_number": i, **payload}) for i, payload in enumerate(payloads)]
+
+
+@given(st.lists(text, min_size=1, max_size=6), cuts, st.sampled_from(["response.completed", "response.incomplete"]))
+def test_a_responses_stream_passes_unchanged_and_its_last_event_counts(
+    deltas: list[str], cuts: list[int], last: str
+) -> None:
+    """The Responses API reports usage once, at its end."""
+    data = b"".join(responses_stream(deltas, last))
+    assert fed(metered := ResponsesMeter(), data, cuts) == data
+    assert metered.finished
+    assert metered.exact
+    assert metered.unmetered_text() == ""
+    assert metered.response_id == "resp_1"
+    assert metered.usage == Usage(9, len(deltas), 1, 2)
+
+
+@given(st.lists(text, min_size=1, max_size=6), cuts, st.integers(0, 7))
+def test_of_a_cut_responses_stream_the_text_is_known(deltas: list[str], cuts: list[int], keep: int) -> None:
+    """What was sent before the cut is kept for counting, and the next sequence number for the error event."""
+    events = responses_stream(deltas)[:-1][: keep + 1]
+    fed(metered := ResponsesMeter(), b"".join(events), cuts)
+    assert not metered.finished
+    assert not metered.exact
+    assert metered.unmetered_text() == "".join(deltas[:keep])
+    assert metered.sequence_number == len(events)
+    assert metered.started == (keep > 0)
+
+
+@pytest.mark.parametrize(
+    ("make", "error"),
+    [
+        (ResponsesMeter, {"type": "error", "message": "boom"}),
+        (MessagesMeter, {"type": "error", "error": {"type": "x", "message": "boom"}}),
+    ],
+)
+def test_an_error_event_of_the_engine_is_taken_out(make: Callable[[], StreamMeter], error: dict[str, Any]) -> None:
+    """The gateway sends its own in the API's form; vLLM's on /v1/messages is a dump of its validator (recorded)."""
+    first = event({"type": "ping"})
+    metered = make()
+    assert metered.feed(first + event(error) + first) == first
+    assert metered.error == "boom"
+    assert metered.feed(first) == b""
+
+
+@pytest.mark.parametrize("make", [ResponsesMeter, MessagesMeter])
+def test_an_error_event_without_a_message_is_one_too(make: Callable[[], StreamMeter]) -> None:
+    """Whatever it says, the stream is over."""
+    metered = make()
+    metered.feed(event({"type": "error"}))
+    assert metered.error == "an error without a message"
+
+
+@pytest.mark.parametrize("make", [ResponsesMeter, MessagesMeter])
+def test_unreadable_payloads_pass(make: Callable[[], StreamMeter]) -> None:
+    """Not ours to judge."""
+    data = b"event: x\ndata: {broken\n\n"
+    assert make().feed(data) == data
+
+
+def test_a_last_event_without_usage_leaves_the_count_open() -> None:
+    """No figure, no invention."""
+    metered = ResponsesMeter()
+    metered.feed(event({"type": "response.failed", "response": {"id": "resp_1"}, "sequence_number": 3}))
+    assert metered.finished
+    assert metered.usage == Usage()
+
+
+MESSAGE = [
+    {"type": "message_start", "message": {"usage": {"input_tokens": 14, "output_tokens": 0}}},
+    {"type": "content_block_start", "index": 0},
+    {"type": "content_block_delta", "delta": {"type": "thinking_delta", "thinking": "想"}},
+    {"type": "content_block_delta", "delta": {"type": "text_delta", "text": "a"}},
+    {"type": "content_block_delta", "delta": {"type": "input_json_delta", "partial_json": "{"}},
+    {"type": "content_block_delta", "delta": {"type": "signature_delta", "signature": "s"}},
+    {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"input_tokens": 14, "output_tokens": 4}},
+    {"type": "message_stop"},
+]
+
+
+@given(cuts)
+def test_a_messages_stream_passes_unchanged_and_counts(cuts: list[int]) -> None:
+    """Prompt tokens stand in its first event, output tokens in its last but one."""
+    data = b"".join(event(payload) for payload in MESSAGE)
+    assert fed(metered := MessagesMeter(), data, cuts) == data
+    assert metered.finished
+    assert metered.exact
+    assert metered.unmetered_text() == ""
+    assert metered.usage == Usage(14, 4)
+
+
+@given(cuts)
+def test_of_a_cut_messages_stream_prompt_and_text_are_known(cuts: list[int]) -> None:
+    """Thinking, text and tool input all were generated."""
+    fed(metered := MessagesMeter(), b"".join(event(payload) for payload in MESSAGE[:6]), cuts)
+    assert not metered.finished
+    assert not metered.exact
+    assert metered.started
+    assert metered.unmetered_text() == "想a{"
+    assert metered.usage == Usage(14, 0)
+
+
+def test_cached_input_counts_as_prompt() -> None:
+    """Anthropic's form keeps cached tokens apart; here, as in OpenAI's, they are part of the prompt."""
+    body = b'{"usage":{"input_tokens":10,"output_tokens":2,"cache_read_input_tokens":90}}'
+    assert answer_usage(Api.MESSAGES, body) == Usage(100, 2, 90)
+
+
+@pytest.mark.parametrize(
+    ("api", "usage", "want"),
+    [
+        (Api.CHAT, FINAL, Usage(7, 3, 4, 2)),
+        (Api.COMPLETIONS, usage_of(2, 8, prompt_tokens_details=None), Usage(2, 8)),
+        (Api.OTHER, {"prompt_tokens": 5, "total_tokens": 5, "completion_tokens": None}, Usage(5, 0)),
+        (Api.RESPONSES, {"input_tokens": 3, "output_tokens": 1, "input_tokens_details": None}, Usage(3, 1)),
+        (Api.MESSAGES, {"input_tokens": 3, "output_tokens": 1}, Usage(3, 1)),
+    ],
+)
+def test_usage_of_an_answer_in_one_piece(api: Api, usage: dict[str, Any], want: Usage) -> None:
+    """Each protocol has its own names for it."""
+    assert answer_usage(api, json.dumps({"id": "x", "usage": usage}).encode()) == want
+
+
+@pytest.mark.parametrize("api", list(Api))
+@pytest.mark.parametrize("body", [b"", b"[]", b'{"usage":null}', b'{"usage":7}', b"{}"])
+def test_an_answer_without_usage_has_none(api: Api, body: bytes) -> None:
+    """Broken or missing figures are not invented."""
+    assert answer_usage(api, body) is None
+
+
+@pytest.mark.parametrize(
+    ("body", "want"),
+    [
+        (b'{"error":{"message":"m"}}', "m"),
+        (b'{"error":"Unauthorized"}', "Unauthorized"),
+        (b'{"detail":"Not Found"}', "Not Found"),
+        (b'{"error":{}}', None),
+        (b"[]", None),
+        (b"garbage", None),
+    ],
+)
+def test_the_message_of_an_error_in_any_shape(body: bytes, want: str | None) -> None:
+    """vLLM has six error shapes (recorded)."""
+    assert error_message(body) == want
+
+
+def test_response_ids() -> None:
+    """An answer in one piece names its id; garbage does not."""
+    assert response_id(b'{"id":"resp_1"}') == "resp_1"
+    assert response_id(b"{}") is None
+    assert response_id(b"x") is None
+
+
+def test_running_usage_keeps_the_callers_other_options() -> None:
+    """Only the two usage switches are the gateway's."""
+    assert running_usage({"include_usage": False, "x": 1}) == {
+        "include_usage": True,
+        "continuous_usage_stats": True,
+        "x": 1,
+    }
+    assert running_usage(None) == {"include_usage": True, "continuous_usage_stats": True}
+
+
+def test_an_unmetered_protocol_passes() -> None:
+    """No end marker: the end of the answer is the end."""
+    metered = PlainMeter()
+    assert metered.feed(b"a\n\nb") == b"a\n\n"
+    assert metered.end() == b"b"
+    assert metered.finished
+    assert metered.exact
+    assert metered.unmetered_text() == ""
