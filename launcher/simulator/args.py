@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from launcher.simulator.knobs import KNOB_NAMES, Knobs
+from launcher.simulator.knobs import ALIASES, KNOB_NAMES, Knobs
 
 DEFAULT_MAX_MODEL_LEN = 8192
 DEFAULT_MAX_NUM_SEQS = 256
@@ -106,7 +106,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--sim-tree", action="store_true", help="also spawn EngineCore and worker processes")
     parser.add_argument("--sim-control", action="store_true", help="serve /sim/knobs, /sim/requests, /sim/reset")
     for name in KNOB_NAMES:
-        parser.add_argument(f"--sim-{name.replace('_', '-')}", dest=f"knob_{name}", metavar="VALUE")
+        flags = [f"--sim-{each.replace('_', '-')}" for each in (name, *ALIASES.get(name, ()))]
+        parser.add_argument(*flags, dest=f"knob_{name}", metavar="VALUE", nargs="?", const="true")
     known = {option for action in parser._actions for option in action.option_strings}  # noqa: SLF001
     for line in _FLAGS.read_text().splitlines():
         flag, arity = line.split()
@@ -121,7 +122,7 @@ def _flag_knobs(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def _normalised(word: str) -> str:
-    """vLLM takes underscores for dashes in a flag's name."""
+    """Dashes for the underscores that vLLM accepts in a flag's name."""
     if not word.startswith("--"):
         return word
     flag, equals, value = word.partition("=")
@@ -129,7 +130,7 @@ def _normalised(word: str) -> str:
 
 
 def _is_nested(word: str) -> bool:
-    """`--compilation-config.mode=none`, `-cc.mode=none`, `-O3`: settings inside a setting, none of which matters here."""
+    """Whether it is a setting inside a setting (`-cc.mode=none`, `-O3`), none of which matters here."""
     return word.startswith("-") and ("." in word.partition("=")[0] or word[:2] == "-O")
 
 

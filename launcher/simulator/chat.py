@@ -64,6 +64,7 @@ class ChatAnswer(Answer):
     # streaming
 
     def on_token(self, sequence: Sequence, piece: str, finish: str | None) -> None:
+        """Write one token."""
         if not self._opened:
             self._open(sequence.generation)
         plan = sequence.plan
@@ -126,6 +127,7 @@ class ChatAnswer(Answer):
     # the end
 
     def complete(self) -> None:
+        """Write the end, or the whole answer."""
         generation = self.generations[0]
         if not self.params.stream:
             self.call.json(200, self.whole(generation))
@@ -142,6 +144,7 @@ class ChatAnswer(Answer):
         self.request.end()
 
     def error(self, error: ApiError) -> None:
+        """Write that the engine died."""
         self.request.write(error_frame(error))
         self.request.write(DONE)
         self.request.end()

@@ -73,6 +73,7 @@ class CompletionAnswer(Answer):
         return self.generations.index(sequence.generation) * self.params.n + sequence.index
 
     def on_token(self, sequence: Sequence, piece: str, finish: str | None) -> None:
+        """Write one token."""
         if self._echo and sequence.produced == 1:
             piece = decode(sequence.generation.prompt) + piece
         if finish == "stop":
@@ -105,6 +106,7 @@ class CompletionAnswer(Answer):
         return all(generation.finished for generation in self.generations)
 
     def complete(self) -> None:
+        """Write the end, or the whole answer."""
         cached = self.service.options.prompt_tokens_details
         if not self.params.stream:
             self.call.json(200, self._answer())
@@ -121,6 +123,7 @@ class CompletionAnswer(Answer):
         self.request.end()
 
     def error(self, error: ApiError) -> None:
+        """Write that the engine died."""
         self.request.write(error_frame(error))
         self.request.write(DONE)
         self.request.end()

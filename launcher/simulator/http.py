@@ -81,7 +81,7 @@ class Request:
         fixed = [(b"date", formatdate(usegmt=True).encode()), (b"server", b"uvicorn")]
         closing = [(b"connection", b"close")] if close else []
         for name, value in (*fixed, *fields, *self.extra_headers, *closing, *(tail or ())):
-            lines.append(name + b": " + value)  # noqa: PERF401
+            lines.append(name + b": " + value)
         self.connection.write(b"\r\n".join(lines) + b"\r\n\r\n")
 
 
@@ -104,11 +104,13 @@ class Connection(asyncio.Protocol):
     # what asyncio calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Somebody connected."""
         self._transport = cast("asyncio.Transport", transport)
         self._connections.add(self)
         self._watch_idle()
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio names it
+        """The peer is gone: tell the request in progress, drop those behind it."""
         self._transport = None
         self._connections.discard(self)
         self._stop_idle()
@@ -118,6 +120,7 @@ class Connection(asyncio.Protocol):
             current.on_disconnect()
 
     def data_received(self, data: bytes) -> None:
+        """Feed the parser, which calls the methods below."""
         self._stop_idle()
         try:
             self._parser.feed_data(data)
@@ -135,23 +138,29 @@ class Connection(asyncio.Protocol):
     # what the parser calls
 
     def on_message_begin(self) -> None:
+        """A request begins."""
         self._target, self._headers, self._body = b"", [], []
 
     def on_url(self, url: bytes) -> None:
+        """A part of the target."""
         self._target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        """One header field."""
         self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
+        """Ask for the body where the client waits to be asked (curl does, above 1 MB)."""
         for name, value in self._headers:
             if name == b"expect" and value.lower() == b"100-continue":
                 self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, body: bytes) -> None:
+        """A part of the body."""
         self._body.append(body)
 
     def on_message_complete(self) -> None:
+        """Hand the request over, or queue it behind the one in progress."""
         request = Request(self, self._parser.get_method().decode(), self._target, self._headers)
         request.body = b"".join(self._body)
         self._waiting.append((request, self._parser.should_keep_alive()))

@@ -49,7 +49,8 @@ class Knobs:
     def update(self, values: dict[str, Any]) -> None:
         """Take over `values`; ValueError names the first one that is unknown or of the wrong type."""
         taken = {}
-        for name, value in values.items():
+        for given, value in values.items():
+            name = _SHORT.get(given, given)
             if name not in KNOB_NAMES:
                 raise ValueError(f"no such knob: {name} (there are {', '.join(KNOB_NAMES)})")
             taken[name] = _coerce(name, value, getattr(self, name))
@@ -69,6 +70,9 @@ class Knobs:
         return self.fault
 
 
+ALIASES = {"tps": ("tokens_per_second",), "ttft": ("time_to_first_token",)}
+"""Longer names that mean the same."""
+_SHORT = {long: short for short, names in ALIASES.items() for long in names}
 KNOB_NAMES = tuple(field.name for field in fields(Knobs))
 _CHOICES: dict[str, tuple[str, ...]] = {
     "fault": get_args(Fault),

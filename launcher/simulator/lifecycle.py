@@ -1,4 +1,4 @@
-"""Starting, serving and stopping as `vllm serve` does: its log lines, its signals, its exit statuses."""
+"""Serving and stopping as `vllm serve` does: its signals, its exit statuses, its way of dying."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import contextlib
 import os
 import signal
 import socket
-import sys
 import time
+from collections.abc import Callable, Coroutine
 
 from launcher.simulator.args import Options
 from launcher.simulator.engine import Engine
@@ -18,50 +18,73 @@ from launcher.simulator.knobs import Knobs
 from launcher.simulator.metrics import Metrics
 from launcher.simulator.server import Server
 from launcher.simulator.service import Service
+from launcher.simulator.startup import (
+    Log,
+    StartupError,
+    announce,
+    check_model,
+    install_start_signals,
+    phases,
+    report,
+)
+from launcher.simulator.tree import Tree, grow
 
 _POLL_SECONDS = 0.02
 _FLUSH_SECONDS = 0.05
+_TREE_POLL_SECONDS = 0.02
+_BACKLOG = 2048
 
 
 def bind(options: Options) -> socket.socket:
     """The listening address, taken before anything else as vLLM does; connections are refused until it listens."""
     listener = socket.socket(socket.AF_INET6 if ":" in options.host else socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind((options.host, options.port))
+    try:
+        listener.bind((options.host, options.port))
+    except OSError as error:
+        listener.close()
+        raise StartupError(
+            1, "Traceback (most recent call last):", "    sock.bind(addr)", f"OSError: {error}"
+        ) from None
     return listener
 
 
 class Process:
     """One run of the simulator, from ready to exit."""
 
-    def __init__(self, options: Options, knobs: Knobs, listener: socket.socket) -> None:
-        self.options, self.knobs, self.listener = options, knobs, listener
+    def __init__(self, options: Options, knobs: Knobs, listener: socket.socket, tree: Tree | None) -> None:
+        self.options, self.knobs, self.listener, self.tree = options, knobs, listener, tree
         self._stopped = asyncio.Event()
         self._terminating = False
         self._connections: set[Connection] = set()
-        self._stopping: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._service: Service
 
-    async def serve(self) -> int:
-        """Serve until told to stop; returns the exit status."""
+    async def serve(self, ready: Callable[[], None]) -> int:
+        """Serve until told to stop; calls `ready` when it listens, returns the exit status."""
         loop = asyncio.get_running_loop()
         options = self.options
         metrics = Metrics(options.served[0])
         engine = Engine(loop, self.knobs, metrics, options.max_num_seqs, priority=options.priority)
-        self.service = Service(options, self.knobs, engine, metrics, loop)
-        self.service.die = self.die
-        self.service.engine_death = self.engine_death
-        handle = Server(self.service).handle
+        self._service = Service(options, self.knobs, engine, metrics, loop, self.die, self.engine_death)
+        handle = Server(self._service).handle
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._terminate)
         server = await loop.create_server(
-            lambda: Connection(handle, options.keep_alive, self._connections), sock=self.listener, backlog=2048
+            lambda: Connection(handle, options.keep_alive, self._connections),
+            sock=self.listener,
+            backlog=_BACKLOG,
         )
-        print("INFO:     Application startup complete.", flush=True)  # noqa: T201
+        if self.tree is not None:
+            self._begin(self._watch(self.tree))
+        ready()
         await self._stopped.wait()
         server.close()
         for connection in tuple(self._connections):
             connection.close_idle()
         await asyncio.sleep(_FLUSH_SECONDS)
+        for task in self._tasks:
+            task.cancel()
         return 0
 
     def die(self) -> None:
@@ -72,21 +95,26 @@ class Process:
 
     def engine_death(self) -> None:
         """EngineCore died: all work fails, /health is 503 for a while, then the process exits 0."""
-        self.service.engine.die(ENGINE_DEAD)
-        self.service.loop.call_later(self.knobs.death_linger, self._stopped.set)
+        if self._service.engine.dead is None:
+            self._service.engine.die(ENGINE_DEAD)
+            self._service.loop.call_later(self.knobs.death_linger, self._stopped.set)
+
+    def _begin(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _terminate(self) -> None:
-        if self.knobs.ignore_sigterm or self._terminating:
-            return
-        self._terminating = True
-        self._stopping = asyncio.get_running_loop().create_task(self._shut_down())
+        if not self.knobs.ignore_sigterm and not self._terminating:
+            self._terminating = True
+            self._begin(self._shut_down())
 
     async def _shut_down(self) -> None:
         """Abort at once, or give the work in flight --shutdown-timeout seconds and refuse what is new."""
-        engine = self.service.engine
-        self.service.shutting_down = True
+        engine = self._service.engine
+        self._service.shutting_down = True
         deadline = time.monotonic() + self.options.shutdown_timeout
-        while engine.in_flight and time.monotonic() < deadline:
+        while engine.in_flight and time.monotonic() < deadline:  # noqa: ASYNC110  # the engine has no such event
             await asyncio.sleep(_POLL_SECONDS)
         if self.options.shutdown_timeout > 0:
             engine.die(ENGINE_DEAD)
@@ -94,21 +122,47 @@ class Process:
             engine.abort_all()
         self._stopped.set()
 
+    async def _watch(self, tree: Tree) -> None:
+        """Turn what happens to the child processes into what happens to the engine."""
+        stopped = False
+        while not tree.anyone_dead():
+            if tree.anyone_stopped() != stopped:
+                stopped = not stopped
+                self._service.engine.stalled = stopped
+                self._service.engine.wake()
+            await asyncio.sleep(_TREE_POLL_SECONDS)
+        self._service.engine.stalled = True  # streams stand still while the death goes unnoticed
+        await asyncio.sleep(self.knobs.worker_death_delay)
+        self.engine_death()
+
 
 def run(options: Options, knobs: Knobs) -> int:
     """The whole life of the process; returns its exit status."""
-    try:
-        listener = bind(options)
-    except OSError as error:
-        print(f"Traceback (most recent call last):\nOSError: {error}", file=sys.stderr, flush=True)  # noqa: T201
-        return 1
-    address = listener.getsockname()
-    print(  # noqa: T201
-        f"(APIServer pid={os.getpid()}) INFO [entry.py:140] Starting vLLM server on http://{address[0]}:{address[1]}",
-        flush=True,
-    )
-    with contextlib.suppress(ImportError):
-        import uvloop  # noqa: PLC0415
+    import uvloop  # noqa: PLC0415  # nothing of it may exist before the children are forked
 
-        return uvloop.run(Process(options, knobs, listener).serve())
-    return asyncio.run(Process(options, knobs, listener).serve())
+    log = Log(os.getpid())
+    install_start_signals(knobs)
+    tree: Tree | None = None
+    try:
+        announce(options, log)
+        listener = bind(options)
+        check_model(options.model)
+        if options.tree:
+            tree = grow(options.tensor_parallel_size, listener)
+        phases(options, knobs, log)
+    except StartupError as error:
+        if tree is not None:
+            tree.stop()
+        return report(error)
+    host, port = listener.getsockname()[:2]
+    log.line(f"Starting vLLM server on http://{host}:{port}", where="entry.py:140")
+
+    def ready() -> None:
+        for line in (f"Started server process [{os.getpid()}]", "Waiting for application startup."):
+            log.raw(f"INFO:     {line}")
+        log.raw("INFO:     Application startup complete.")
+
+    with contextlib.ExitStack() as ending:
+        if tree is not None:
+            ending.callback(tree.stop)
+        return uvloop.run(Process(options, knobs, listener, tree).serve(ready))

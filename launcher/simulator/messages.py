@@ -54,6 +54,7 @@ class MessageAnswer(Answer):
         self._kind: str | None = None
 
     def on_token(self, sequence: Sequence, piece: str, finish: str | None) -> None:
+        """Write one token."""
         if finish == "abort":
             return
         plan = sequence.plan
@@ -105,6 +106,7 @@ class MessageAnswer(Answer):
         self.request.write(b"event: %b\ndata: %b\n\n" % (name.encode(), dumps({"type": name, **fields})))
 
     def complete(self) -> None:
+        """Write the end, or the whole answer."""
         generation = self.generations[0]
         if not self.params.stream:
             self.call.json(200, self._whole(generation))
@@ -120,7 +122,8 @@ class MessageAnswer(Answer):
         self._event("message_stop", {})
         self.request.end()
 
-    def error(self, error: ApiError) -> None:
+    def error(self, error: ApiError) -> None:  # noqa: ARG002  # it has no place here
+        """Write that the engine died."""
         self.request.write(anthropic_error_event())
         self.request.end()
 

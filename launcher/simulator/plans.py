@@ -25,7 +25,7 @@ def seed_of(params: Params, prompt: list[int], index: int) -> int:
     return random.getrandbits(32)
 
 
-def chat_plan(
+def chat_plan(  # noqa: PLR0917
     body: dict[str, Any],
     messages: list[dict[str, Any]],
     prompt: list[int],

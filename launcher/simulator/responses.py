@@ -98,15 +98,18 @@ class ResponseAnswer(Answer):
                 del stored[next(iter(stored))]
 
     def begin_stream(self) -> None:
+        """Send the headers and the first two events."""
         super().begin_stream()
         for name in ("response.created", "response.in_progress"):
             self._event(name, {"response": self.object("in_progress")})
 
     def on_token(self, sequence: Sequence, piece: str, finish: str | None) -> None:
+        """Write one token."""
         if finish != "abort":
             self._items.token(sequence, piece)
 
     def complete(self) -> None:
+        """Write the end, or the whole answer."""
         sequence = self.generations[0].sequences[0]
         if sequence.finish == "abort":
             self.error(ApiError("aborted"))
@@ -122,13 +125,15 @@ class ResponseAnswer(Answer):
             self.call.json(200, self.current())
 
     def failed(self) -> None:
+        """The engine died; a background response has nobody to tell."""
         self.status = "failed"
         if self.background and self.request.answered:
             self._end()
             return
         super().failed()
 
-    def error(self, error: ApiError) -> None:
+    def error(self, error: ApiError) -> None:  # noqa: ARG002  # it has no place here
+        """Write that the engine died."""
         self.status = "failed"
         self.request.cut()
 

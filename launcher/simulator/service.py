@@ -7,6 +7,7 @@ import hashlib
 import secrets
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,14 +56,14 @@ class Service:
     engine: Engine
     metrics: Metrics
     loop: asyncio.AbstractEventLoop
+    die: Callable[[], None]
+    engine_death: Callable[[], None]
     fingerprint: str = field(default_factory=lambda: f"simulated-{VERSION}-{secrets.token_hex(4)}")
     started: int = field(default_factory=lambda: int(time.time()))
     shutting_down: bool = False
     load: int = 0
     records: deque[Record] = field(default_factory=lambda: deque(maxlen=_RECORDS_KEPT))
     responses: dict[str, Any] = field(default_factory=dict)
-    die: Any = None
-    engine_death: Any = None
 
     @property
     def model(self) -> str:

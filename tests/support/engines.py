@@ -42,6 +42,7 @@ class Simulator:
 
     @property
     def pid(self) -> int:
+        """The main process."""
         return self.process.pid
 
     @property

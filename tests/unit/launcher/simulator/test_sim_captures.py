@@ -62,6 +62,8 @@ CAPTURES = sorted(str(path.relative_to(FIXTURES)) for path in FIXTURES.glob("*/*
 
 @dataclass
 class Recorded:
+    """A recorded request and what came back."""
+
     method: str
     path: str
     headers: list[tuple[str, str]]
