@@ -1,0 +1,99 @@
+"""A file of lines that outlives what happens to log files: rotation by us or by logrotate, deletion, a full disk.
+
+Several processes may write the same file: each batch is written under flock(2), to the file that now bears the name.
+"""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+
+class LogFile:
+    """Appends whole lines; used from one thread."""
+
+    def __init__(self, path: Path, *, max_bytes: int, keep: int) -> None:
+        """The file is rotated before it would exceed `max_bytes`; `keep` old ones are kept as NAME.1 … NAME.keep."""
+        self._path = path
+        self._max_bytes = max_bytes
+        self._keep = keep
+        self._fd = -1
+
+    def append(self, lines: Sequence[bytes]) -> tuple[int, OSError | None]:
+        """Write lines (each with its newline). Returns how many are in the file, and what stopped the rest.
+
+        No half line stays behind: what a full disk cut off is cut back to the last whole line.
+        """
+        done = 0
+        while done < len(lines):
+            try:
+                size = self._lock()
+                if size and size + len(lines[done]) > self._max_bytes:
+                    self._rotate()
+                    continue
+                written, error = self._write(lines[done:], size)
+                done += written
+            except OSError as problem:
+                error = problem
+            finally:
+                self._unlock()
+            if error is not None:
+                self.close()
+                return done, error
+        return done, None
+
+    def close(self) -> None:
+        """Close the file; the next append opens it again."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _lock(self) -> int:
+        """Open and lock the file that bears the name now, and return its size."""
+        while True:
+            if self._fd < 0:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self._fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            # Not waiting: a process that was stopped while it held the lock must not stop the others.
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            ours = os.fstat(self._fd)
+            with contextlib.suppress(FileNotFoundError):
+                theirs = self._path.stat()
+                if (theirs.st_dev, theirs.st_ino) == (ours.st_dev, ours.st_ino):
+                    return ours.st_size
+            self.close()
+
+    def _unlock(self) -> None:
+        if self._fd >= 0:
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
+
+    def _write(self, lines: Sequence[bytes], size: int) -> tuple[int, OSError | None]:
+        """Write as many lines as fit below max_bytes, at least one."""
+        batch = bytearray()
+        ends: list[int] = []
+        for line in lines:
+            if ends and size + len(batch) + len(line) > self._max_bytes:
+                break
+            batch += line
+            ends.append(len(batch))
+        written = 0
+        try:
+            with memoryview(batch) as view:
+                while written < len(batch):
+                    written += os.write(self._fd, view[written:])
+        except OSError as error:
+            whole = [end for end in ends if end <= written]
+            os.ftruncate(self._fd, size + (whole[-1] if whole else 0))
+            return len(whole), error
+        return len(ends), None
+
+    def _rotate(self) -> None:
+        """NAME.4 → NAME.5, … NAME → NAME.1; the next `_lock` makes a new NAME."""
+        for number in range(self._keep - 1, 0, -1):
+            with contextlib.suppress(FileNotFoundError):
+                self._old(number).replace(self._old(number + 1))
+        self._path.replace(self._old(1))
+
+    def _old(self, number: int) -> Path:
+        return self._path.with_name(f"{self._path.name}.{number}")

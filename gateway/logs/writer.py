@@ -1,0 +1,110 @@
+"""The writer of the record: a bounded queue, and one thread that empties it.
+
+What does not fit into the queue, or on the disk, is counted and announced, never waited for.
+"""
+
+import contextlib
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+from gateway.config import LoggingSettings
+from gateway.context import Exchange
+from gateway.logs.file import LogFile
+from gateway.logs.line import LogLine
+from gateway.logs.outlet import Outlet
+from gateway.timing import Timing
+
+_log = logging.getLogger("gatehouse.logs")
+
+BATCH_SECONDS = 0.02  # the writer gathers lines for so long: one write instead of many
+RETRY_SECONDS = 1.0  # between two tries at a file that cannot be written
+CLOSE_SECONDS = 10.0  # for the last lines, on close
+
+
+class RequestLog:
+    """Takes lines from the event loop, writes them from a thread: to the file, and to stdout if that is asked for."""
+
+    def __init__(
+        self,
+        settings: LoggingSettings,
+        state_dir: Path,
+        *,
+        on_drop: Callable[[str, int], None],
+        stdout: int = 1,
+    ) -> None:
+        """`on_drop(sink, lines)` is called, from any thread, for what `queue`, `file` or `stdout` could not take."""
+        self._settings = settings
+        self._file = LogFile(
+            settings.file or state_dir / "requests.jsonl", max_bytes=settings.max_bytes, keep=settings.keep_files
+        )
+        self._on_drop = on_drop
+        self._outlet = Outlet(stdout) if settings.stdout else None
+        self._queue: deque[LogLine] = deque()
+        self._pending: list[bytes] = []  # lines that the file has not taken yet
+        self._lost = 0  # since the file last could be written
+        self._failing = False
+        self._wake = threading.Event()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="request-log", daemon=True)
+
+    def start(self) -> None:
+        """Start the writer."""
+        self._thread.start()
+
+    def write(self, exchange: Exchange, timing: Timing) -> None:
+        """Queue the line of a request that has ended. Never waits."""
+        if len(self._queue) >= self._settings.queue_lines:
+            self._on_drop("queue", 1)
+            return
+        self._queue.append(LogLine.of(exchange, timing))
+        if not self._wake.is_set():
+            self._wake.set()
+
+    def close(self) -> None:
+        """Write what is queued, then stop. Waits for the disk, but no longer than CLOSE_SECONDS."""
+        self._stop.set()
+        self._wake.set()
+        self._thread.join(CLOSE_SECONDS)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            self._wake.wait(RETRY_SECONDS if self._pending else None)
+            self._stop.wait(BATCH_SECONDS)
+            self._wake.clear()
+            self._turn()
+        self._turn()
+        if self._pending:
+            self._drop("file", len(self._pending))
+            _log.error("log: %d lines are lost, for the file could not be written before the end", len(self._pending))
+        self._file.close()
+
+    def _turn(self) -> None:
+        """Write all that is there."""
+        lines = [self._queue.popleft() for _ in range(len(self._queue))]
+        records = [line.json() for line in lines]
+        if self._outlet:
+            shown = records if self._settings.format == "json" else [line.console() for line in lines]
+            if refused := len(shown) - self._outlet.write(shown):
+                self._drop("stdout", refused)
+        self._pending += records
+        done, error = self._file.append(self._pending)
+        del self._pending[:done]
+        if error is not None and not self._failing:
+            self._failing = True
+            _log.error("log: the file cannot be written: %s; the newest lines are kept, up to queue_lines", error)
+        if error is None and self._failing:
+            self._failing = False
+            _log.warning("log: the file can be written again; %d lines were lost", self._lost)
+            self._lost = 0
+        surplus = len(self._pending) - self._settings.queue_lines
+        if surplus > 0:
+            del self._pending[:surplus]
+            self._lost += surplus
+            self._drop("file", surplus)
+
+    def _drop(self, sink: str, count: int) -> None:
+        with contextlib.suppress(Exception):
+            self._on_drop(sink, count)

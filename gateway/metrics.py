@@ -1,0 +1,217 @@
+"""The `gatehouse_` metrics. `observe` is called once a request; label children are cached, for `.labels()` costs more.
+
+Labels are bounded: a model that is not served is `other`, a plan that is not configured `none`; subjects and teams are
+no labels. OpenTelemetry's GenAI names for the same things are in docs.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from functools import partial
+
+import msgspec
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from gateway.context import Exchange, Outcome
+from gateway.timing import Timing
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+# LLM requests last from milliseconds (refused) to minutes (long streams).
+DURATION_BUCKETS = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 60, 120, 300, 600)
+TTFT_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 60)
+INTER_TOKEN_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1)
+OVERHEAD_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1, 5, 30)
+
+ENGINE_STATES = (
+    "unknown", "unreachable", "stopped", "starting", "warming", "ready", "stalled", "restarting", "draining", "failed",
+)  # fmt: skip
+LAG_INTERVAL = 0.5  # seconds between two probes of the event loop
+MOST_REASONS = 64
+
+
+class _Children(msgspec.Struct, frozen=True):
+    """The children of one (route, model, plan)."""
+
+    duration: Histogram
+    overhead: Histogram
+    ttft: Histogram
+    queue: Histogram
+    inter_token: Histogram
+    prompt: Counter
+    cached: Counter
+    completion: Counter
+    reasoning: Counter
+
+
+class Metrics:
+    """All metrics of one gateway process, in a registry of its own."""
+
+    def __init__(self, *, models: Iterable[str], plans: Iterable[str], version: str) -> None:
+        """`models` and `plans` are those that may become labels."""
+        self.registry = registry = CollectorRegistry()
+        self._models = set(models)
+        self._plans = frozenset(plans)
+        self._children: dict[tuple[str, str, str], _Children] = {}
+        self._requests: dict[tuple[str, str, str, int, Outcome | None], Counter] = {}
+
+        shape = ("route", "model", "plan")
+        self.requests_total = Counter(
+            "gatehouse_requests", "Requests that ended.", (*shape, "status", "outcome"), registry=registry
+        )
+        self.duration = Histogram(
+            "gatehouse_request_duration_seconds",
+            "From arrival to end.",
+            shape,
+            buckets=DURATION_BUCKETS,
+            registry=registry,
+        )
+        self.ttft = Histogram(
+            "gatehouse_time_to_first_token_seconds", "From arrival to the first token.", shape[1:],
+            buckets=TTFT_BUCKETS, registry=registry,
+        )  # fmt: skip
+        self.inter_token = Histogram(
+            "gatehouse_inter_token_latency_seconds", "Mean time between the tokens of one stream.", shape[1:],
+            buckets=INTER_TOKEN_BUCKETS, registry=registry,
+        )  # fmt: skip
+        self.queue = Histogram(
+            "gatehouse_queue_seconds", "From sending to the engine to the first token: its waiting line and prefill.",
+            shape[1:], buckets=TTFT_BUCKETS, registry=registry,
+        )  # fmt: skip
+        self.overhead = Histogram(
+            "gatehouse_overhead_seconds", "Spent in the gateway itself before the request was sent on.", shape[:1],
+            buckets=OVERHEAD_BUCKETS, registry=registry,
+        )  # fmt: skip
+        self.tokens_total = Counter(
+            "gatehouse_tokens", "Tokens; cached ones are among prompt, reasoning among completion.",
+            ("kind", "model", "plan"), registry=registry,
+        )  # fmt: skip
+        self.in_flight = Gauge("gatehouse_in_flight", "Requests being served now.", registry=registry)
+        self.rejections = Counter(
+            "gatehouse_rejections", "Requests refused, by error code.", ("reason",), registry=registry
+        )
+        self.consecutive_timeouts = Gauge(
+            "gatehouse_consecutive_timeouts", "Timeouts since the engine last answered.", registry=registry
+        )
+        self.log_lines_dropped = Counter(
+            "gatehouse_log_lines_dropped", "Log lines that could not be kept, by sink.", ("sink",), registry=registry
+        )
+        self.limiter_mode = Gauge(
+            "gatehouse_limiter_mode", "1 for the mode the limiter is in.", ("mode",), registry=registry
+        )
+        self.event_loop_lag = Gauge(
+            "gatehouse_event_loop_lag_seconds", "How late the event loop woke at the last probe.", registry=registry
+        )
+        self._engine_state = Gauge(
+            "gatehouse_engine_state", "1 for the state the engine is in.", ("state",), registry=registry
+        )
+        Gauge("gatehouse_build_info", "1; the version is the label.", ("version",), registry=registry).labels(
+            version
+        ).set(1)
+        self._timeouts = 0
+        self._reasons: dict[str, Counter] = {}
+
+    def observe(self, exchange: Exchange, timing: Timing) -> None:
+        """Count one request that has ended. Neither waits nor raises."""
+        usage, outcome = exchange.usage, exchange.outcome
+        route, model, plan = key = (exchange.route, self._model(exchange.model), self._plan(exchange))
+        children = self._children.get(key) or self._make_children(key)
+        request = self._requests.get((route, model, plan, exchange.status, outcome))
+        if request is None:
+            request = self.requests_total.labels(route, model, plan, exchange.status, outcome or "none")
+            self._requests[route, model, plan, exchange.status, outcome] = request
+        request.inc()
+        children.duration.observe(timing.duration)
+        if exchange.sent_at is not None:
+            children.overhead.observe(timing.overhead)
+        if timing.ttft is not None:
+            children.ttft.observe(timing.ttft)
+        if timing.queue is not None:
+            children.queue.observe(timing.queue)
+        if timing.inter_token is not None:
+            children.inter_token.observe(timing.inter_token)
+        if usage.prompt_tokens:
+            children.prompt.inc(usage.prompt_tokens)
+        if usage.cached_tokens:
+            children.cached.inc(usage.cached_tokens)
+        if usage.completion_tokens:
+            children.completion.inc(usage.completion_tokens)
+        if usage.reasoning_tokens:
+            children.reasoning.inc(usage.reasoning_tokens)
+        match outcome:
+            case Outcome.TIMEOUT:
+                self._timeouts += 1
+                self.consecutive_timeouts.set(self._timeouts)
+            case Outcome.REJECTED:
+                self._reason(exchange.error_code or "none").inc()
+            case Outcome.COMPLETE if self._timeouts and exchange.sent_at is not None:
+                self._timeouts = 0
+                self.consecutive_timeouts.set(0)
+
+    def serve_model(self, name: str) -> None:
+        """Let a model that the engine serves be a label."""
+        self._models.add(name)
+
+    def watch_engine(self, state: Callable[[], str]) -> None:
+        """Show the engine's state, asked for at each scrape."""
+        for name in ENGINE_STATES:
+            self._engine_state.labels(name).set_function(partial(_is_in, state, name))
+
+    def set_limiter_mode(self, mode: str) -> None:
+        """Say which limiter is in force: `memory`, `redis`, and what takes over when Redis is away."""
+        self.limiter_mode.clear()
+        self.limiter_mode.labels(mode).set(1)
+
+    def drop_lines(self, sink: str, count: int) -> None:
+        """Count log lines that were not kept; callable from any thread."""
+        self.log_lines_dropped.labels(sink).inc(count)
+
+    async def measure_lag(self) -> None:
+        """Probe the event loop until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + LAG_INTERVAL
+            await asyncio.sleep(LAG_INTERVAL)
+            self.event_loop_lag.set(max(0.0, loop.time() - due))
+
+    async def expose(self) -> bytes:
+        """The metrics in Prometheus' text format; made in a thread, for it takes milliseconds."""
+        return await asyncio.to_thread(generate_latest, self.registry)
+
+    def _model(self, name: str | None) -> str:
+        if name is None:
+            return "none"
+        return name if name in self._models else "other"
+
+    def _plan(self, exchange: Exchange) -> str:
+        plan = exchange.principal.plan if exchange.principal else ""
+        return plan if plan in self._plans else "none"
+
+    def _reason(self, code: str) -> Counter:
+        known = self._reasons.get(code)
+        if known is None:
+            # The engine's own codes may be among them; a flood of unheard-of ones must not make series without end.
+            known = self.rejections.labels(code if len(self._reasons) < MOST_REASONS else "other")
+            if len(self._reasons) < MOST_REASONS:
+                self._reasons[code] = known
+        return known
+
+    def _make_children(self, key: tuple[str, str, str]) -> _Children:
+        route, model, plan = key
+        tokens = {
+            kind: self.tokens_total.labels(kind, model, plan)
+            for kind in ("prompt", "cached", "completion", "reasoning")
+        }
+        children = self._children[key] = _Children(
+            duration=self.duration.labels(*key),
+            overhead=self.overhead.labels(route),
+            ttft=self.ttft.labels(model, plan),
+            queue=self.queue.labels(model, plan),
+            inter_token=self.inter_token.labels(model, plan),
+            **tokens,
+        )
+        return children
+
+
+def _is_in(state: Callable[[], str], name: str) -> float:
+    now = state()
+    return float(name == (now if now in ENGINE_STATES else "unknown"))
