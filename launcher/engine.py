@@ -216,7 +216,9 @@ class EngineRun:
         silent, stalled_at, asked_at = 0, None, clock()
         while True:
             await asyncio.sleep(settings.health_interval)
-            health, load = await asyncio.gather(probe.health(settings.health_timeout), probe.load())
+            health, load = await asyncio.gather(
+                probe.health(settings.health_timeout), probe.load(settings.health_timeout)
+            )
             silent = silent + 1 if health is Health.SILENT else 0
             if health is Health.DEAD:
                 self._lost(Cause.UNHEALTHY, "/health of the engine says that it is dead (503)")
@@ -251,7 +253,7 @@ class EngineRun:
             await asyncio.sleep(_SETTLE_SECONDS / 2)
             if self.process is None or self.process.death() is not None:
                 return True
-            load = await self.probe.load()
+            load = await self.probe.load(self._settings.health_timeout)
             if load is None:
                 return False
             idle = idle + 1 if load.in_flight == 0 else 0

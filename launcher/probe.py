@@ -79,10 +79,10 @@ class Probe:
         if status != 200:
             raise NotAnsweringError(f"the engine answered a system prompt with {status}: {text[:300]}")
 
-    async def load(self) -> Load | None:
+    async def load(self, deadline: float) -> Load | None:
         """Read the engine's own counters; None when they cannot be read, which is not idleness."""
         try:
-            async with self._session.get(f"{self._url}/metrics", timeout=_within(_SHORT_SECONDS)) as response:
+            async with self._session.get(f"{self._url}/metrics", timeout=_within(deadline)) as response:
                 text = await response.text()
         except (aiohttp.ClientError, TimeoutError, OSError):
             return None

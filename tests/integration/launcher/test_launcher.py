@@ -1,0 +1,266 @@
+"""The launcher with the simulated engine: up, watched, restarted, stopped, and nothing left behind."""
+
+import asyncio
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from launcher.config import EngineSettings
+from launcher.service import Launcher
+from launcher.status import LauncherRunningError
+
+from .conftest import DEADLINE, Running, running, session_members, until
+
+
+async def kill(run: Running) -> None:
+    os.kill(run.status.pid or 0, signal.SIGKILL)
+
+
+async def engine_death(run: Running) -> None:
+    await run.knobs(fault="engine_death", fault_times=1, fault_after=1)
+    await run.stream(5)
+
+
+async def unasked_exit_0(run: Running) -> None:
+    await run.knobs(fault="die_mid_stream", exit_code=0, fault_times=1)
+    await run.stream(5)
+
+
+async def health_503(run: Running) -> None:
+    await run.knobs(health_503=True)
+
+
+async def hang(run: Running) -> None:
+    await run.knobs(fault="hang", fault_after=2)
+    asyncio.get_running_loop().create_task(run.stream(50))
+
+
+async def stopped_by_signal(run: Running) -> None:
+    os.kill(run.status.pid or 0, signal.SIGSTOP)
+
+
+async def test_up_and_down(tmp_path: Path):
+    """The engine goes through its states to ready, answers with its key only, and is gone at the end."""
+    async with running(tmp_path) as run:
+        status = await run.ready()
+        assert run.states == ["starting", "warming", "ready"]
+        assert (status.kind, status.model, status.percent, status.phase) == ("simulated", "gpt-oss-20b", 100, None)
+        assert status.version
+        assert session_members(status.pid or 0)
+        assert len(await run.stream(5)) >= 5
+        run.api_key = "wrong"
+        assert await run.stream(5) == []
+    assert run.states == ["starting", "warming", "ready", "draining", "stopped"]
+
+
+@pytest.mark.parametrize(
+    ("death", "reason", "within"),
+    [
+        (kill, "SIGKILL", 1.0),
+        (unasked_exit_0, "exited with code 0", 1.0),
+        (engine_death, "503", 5.0),
+        (health_503, "503", 5.0),
+        (hang, "no step for 1 s", 1.0 + 5.0),
+        (stopped_by_signal, "gave no answer 3 times", 10.0),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+async def test_every_death_is_found_and_repaired(tmp_path: Path, death, reason: str, within: float):
+    """Whatever kills or hangs the engine: noticed in time, nothing of it left, a fresh one serves."""
+    settings = {"stall_seconds": 1, "stall_grace_seconds": 0.1, "health_timeout": 0.5}
+    async with running(tmp_path, **settings) as run:
+        first = await run.ready()
+        began = time.monotonic()
+        await death(run)
+        await until(lambda: run.status.restarts == 1 or run.status.state in {"restarting", "stalled"})
+        noticed = time.monotonic() - began
+        await until(lambda: run.status.restarts == 1 and run.status.state == "ready", str(run.seen[-3:]))
+        assert noticed < within * 5, "the generous multiple of the promise that a busy machine may take"
+        assert any(reason in status.reason for status in run.seen)
+        assert run.status.pid != first.pid
+        assert session_members(first.pid or 0) == []
+        assert len(await run.stream(5)) >= 5
+        async with run.control() as control, control.get("/metrics") as answer:
+            assert 'gatehouse_engine_state{state="ready"} 1.0' in await answer.text()
+
+
+async def test_a_stall_that_ends_is_no_restart(tmp_path: Path):
+    """An engine that moves again within the grace time goes on: stalled, then ready, same process."""
+    async with running(tmp_path, stall_seconds=0.5, stall_grace_seconds=DEADLINE) as run:
+        first = await run.ready()
+        await run.knobs(fault="hang", fault_after=2, fault_times=1)
+        stream = asyncio.create_task(run.stream(50))
+        await run.state("stalled")
+        await run.knobs(fault="none")
+        stream.cancel()
+        await run.ready()
+        assert run.status.pid == first.pid
+        assert run.status.restarts == 0
+        await asyncio.gather(stream, return_exceptions=True)
+
+
+async def test_a_saturated_engine_is_not_dead(tmp_path: Path):
+    """Far more work than it can take, for many times stall_seconds: no false alarm."""
+    async with running(
+        tmp_path, stall_seconds=0.5, stall_grace_seconds=0.1, max_num_seqs=2, simulator={"tps": 100}
+    ) as run:
+        await run.ready()
+        answers = await asyncio.gather(*(run.stream(30) for _ in range(20)))
+        assert all(len(frames) >= 30 for frames in answers)
+        assert run.states == ["starting", "warming", "ready"]
+
+
+async def test_a_crash_loop_stays_down_and_says_why(tmp_path: Path):
+    """So many failures in a row end in failed, with the engine's last lines; a restart tries again."""
+    async with running(tmp_path, crash_loop_failures=2, simulator={"start_fault": "oom"}) as run:
+        status = await run.state("failed")
+        assert "2 failures within" in status.reason
+        assert status.tail
+        assert run.states.count("starting") == 2
+        run.launcher.restart()
+        await until(lambda: run.states.count("starting") == 4)
+        await run.state("failed")
+
+
+async def test_a_wrong_flag_is_not_retried(tmp_path: Path):
+    """Exit code 2 means that the same command line would fail again."""
+    async with running(tmp_path, extra_args=["--no-such-flag"]) as run:
+        status = await run.state("failed")
+        assert "--no-such-flag" in status.reason
+        assert run.states == ["starting", "failed"]
+
+
+async def test_a_missing_program_says_how_to_install_it(tmp_path: Path):
+    """Without vLLM the message names the package and the demo."""
+    async with running(tmp_path, kind="vllm", command=["vllm-that-is-not-here"]) as run:
+        status = await run.state("failed")
+        assert "'vllm-that-is-not-here' was not found" in status.reason
+        assert "vllm-gatehouse[vllm]" in status.reason
+        assert "--demo" in status.reason
+
+
+async def test_a_stolen_port_is_named_and_waited_for(tmp_path: Path):
+    """Somebody else listens on the engine's port: said who, tried again until it is free."""
+    with socket.create_server(("127.0.0.1", 0)) as thief:
+        port = thief.getsockname()[1]
+        async with running(tmp_path, port=port, crash_loop_failures=10_000) as run:
+            status = await run.state("restarting")
+            assert f"port {port} on 127.0.0.1 is in use" in status.reason
+            assert f"(pid {os.getpid()})" in status.reason
+            thief.close()
+            await run.ready()
+
+
+async def test_a_restart_loses_no_request(tmp_path: Path):
+    """A planned restart says draining at once, lets what runs finish, and starts a fresh engine."""
+    async with running(tmp_path, simulator={"tps": 100}, shutdown_timeout=30) as run:
+        first = await run.ready()
+        stream = asyncio.create_task(run.stream(80))
+        await until_in_flight(run)
+        async with run.control() as control, control.post("/restart") as answer:
+            assert answer.status == 202
+        await run.state("draining")
+        assert len([frame for frame in await stream if frame["choices"]]) >= 80
+        await run.ready()
+        assert run.status.pid != first.pid
+        assert (run.status.restarts, run.status.attempt) == (1, 0)
+
+
+async def test_drain_stays_down_until_restart(tmp_path: Path):
+    """Drained: stopped, no engine. Restart: ready again."""
+    async with running(tmp_path) as run:
+        first = await run.ready()
+        async with run.control() as control:
+            async with control.post("/drain") as answer:
+                assert answer.status == 202
+            status = await run.state("stopped")
+            assert (status.pid, status.url) == (None, None)
+            assert session_members(first.pid or 0) == []
+            async with control.post("/restart") as answer:
+                assert answer.status == 202
+            await run.ready()
+
+
+async def test_an_engine_deaf_to_sigterm_is_killed(tmp_path: Path):
+    """TERM, TERM, KILL: it ends."""
+    async with running(tmp_path, simulator={"ignore_sigterm": True}, stop_timeout=0.2) as run:
+        await run.ready()
+
+
+async def test_ctrl_c_twice_does_not_wait(tmp_path: Path):
+    """The second one cuts the drain short."""
+    settings = {"shutdown_timeout": 600, "stop_timeout": 600, "simulator": {"tps": 1, "ignore_sigterm": True}}
+    async with running(tmp_path, **settings, warmup_batches=[]) as run:
+        await run.ready()
+        stream = asyncio.create_task(run.stream(1000))
+        await until_in_flight(run)
+        run.stop.set()
+        await run.state("draining")
+        run.launcher.hurry()
+        await stream
+
+
+async def test_a_cancelled_program_leaves_nothing(tmp_path: Path):
+    """The surrounding program is cancelled instead of asking for a stop: the engine still goes."""
+    async with running(tmp_path) as run:
+        await run.ready()
+        assert run.task is not None
+        run.task.cancel()
+
+
+async def test_stop_before_ready(tmp_path: Path):
+    """Stopped while the engine starts: it is gone, too."""
+    async with running(tmp_path, simulator={"startup": 600}) as run:
+        await until(lambda: run.status.pid)
+
+
+async def test_one_launcher_a_state_directory(tmp_path: Path):
+    """A second one is refused, with the first one's pid; the first goes on."""
+    async with running(tmp_path) as run:
+        await run.ready()
+        second = Launcher(EngineSettings(), tmp_path, "key")
+        with pytest.raises(LauncherRunningError, match=f"another launcher is running, pid {os.getpid()}"):
+            await second.run(asyncio.Event())
+        async with run.control() as control, control.get("/status") as answer:
+            assert (await answer.json())["state"] == "ready"
+
+
+async def test_an_external_engine_is_watched_not_owned(tmp_path: Path):
+    """kind: external follows an engine that somebody else starts and stops, and never touches its process."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    async with running(tmp_path / "a") as owner:
+        url = (await owner.ready()).url
+        async with running(tmp_path / "b", kind="external", url=url, health_failures=1) as watcher:
+            watcher.launcher._api_key = owner.api_key
+            status = await watcher.ready()
+            assert (status.url, status.pid, status.phase) == (url, None, None)
+            owner.launcher.drain()
+            await watcher.state("starting")
+            await owner.state("stopped")
+        assert owner.status.state == "stopped"
+
+
+async def test_twenty_deaths_leak_nothing(tmp_path: Path):
+    """Kill and restart again and again: no descriptor and no process more than before."""
+    async with running(tmp_path, crash_loop_failures=1000, warmup_batches=[]) as run:
+        await run.ready()
+        counts = []
+        for number in range(20):
+            os.kill(run.status.pid or 0, signal.SIGKILL)
+            await until(lambda n=number: run.status.restarts == n + 1 and run.status.state == "ready")
+            counts.append(len(os.listdir("/proc/self/fd")))
+        assert max(counts[10:]) <= max(counts[:10])
+
+
+async def until_in_flight(run: Running) -> None:
+    """Wait until the engine works on a request."""
+    probe = run.launcher._run.probe if run.launcher._run else None
+    assert probe is not None
+    async with asyncio.timeout(DEADLINE):
+        while not ((load := await probe.load(DEADLINE)) and load.in_flight):
+            await asyncio.sleep(0.01)
