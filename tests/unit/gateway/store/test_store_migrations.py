@@ -1,0 +1,234 @@
+"""The database comes into being once, whoever starts it, and a killed writer leaves nothing half-done."""
+
+import asyncio
+import multiprocessing
+import os
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from gateway.config import Config, EngineTarget
+from gateway.store import Store, StoreError, database_address
+from gateway.store.migrate import MIGRATIONS
+from gateway.store.schema import HEAD, metadata
+
+
+async def test_from_nothing(tmp_path: Path) -> None:
+    """A start makes the database: private, in WAL mode, at the newest revision; a second start has nothing to do."""
+    path = tmp_path / "state" / "gatehouse.db"
+    store = Store(path)
+    assert await store.pending() == [HEAD]
+    assert not path.exists()
+    assert await store.start() is True
+    assert await store.pending() == []
+    await store.close()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    again = Store(path)
+    assert await again.start() is False
+    await again.close()
+
+
+async def test_side_files_are_private(tmp_path: Path) -> None:
+    """SQLite's -wal and -shm files have the database's mode, whatever the umask."""
+    before = os.umask(0)
+    try:
+        store = await Store.open(tmp_path / "gatehouse.db")
+        modes = {entry.name: stat.S_IMODE(entry.stat().st_mode) for entry in tmp_path.iterdir()}
+        await store.close()
+    finally:
+        os.umask(before)
+    assert set(modes) >= {"gatehouse.db", "gatehouse.db-wal"}
+    assert set(modes.values()) == {0o600}
+
+
+async def test_migrations_make_the_schema(tmp_path: Path) -> None:
+    """What the migrations make and what the queries expect are the same; HEAD is their newest."""
+    store = await Store.open(tmp_path / "gatehouse.db")
+    async with store.database.read() as connection:
+        differences = await connection.run_sync(
+            lambda sync: compare_metadata(MigrationContext.configure(sync, opts={"compare_type": True}), metadata)
+        )
+    await store.close()
+    assert differences == []
+    assert ScriptDirectory(MIGRATIONS).get_heads() == [HEAD]
+
+
+def test_a_current_database_needs_no_alembic(tmp_path: Path) -> None:
+    """Starting on an up-to-date database does not load Alembic, which would cost a third of a start."""
+    code = (
+        "import asyncio, sys\n"
+        "from pathlib import Path\n"
+        "from gateway.store import Store\n"
+        "async def main():\n"
+        "    store = await Store.open(Path(sys.argv[1])); await store.close()\n"
+        "asyncio.run(main()); print('alembic' in sys.modules)"
+    )
+    run = [sys.executable, "-c", code, tmp_path / "gatehouse.db"]
+    assert [subprocess.check_output(run, text=True).strip() for _ in range(2)] == ["True", "False"]
+
+
+async def test_a_newer_database_is_refused(tmp_path: Path) -> None:
+    """A database that a newer Gatehouse wrote is left alone, with a message that says so."""
+    path = tmp_path / "gatehouse.db"
+    await (await Store.open(path)).close()
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(StoreError, match=r"9999.*newer"):
+        await Store.open(path)
+
+
+def test_downgrade_is_refused() -> None:
+    """Going back is refused in words; nothing is thrown away."""
+    script = ScriptDirectory(MIGRATIONS).get_revision(HEAD)
+    with pytest.raises(NotImplementedError, match="restore the copy"):
+        script.module.downgrade()
+
+
+def open_once(path: Path, barrier: Any, answers: Any) -> None:
+    async def work() -> bool:
+        store = Store(path)
+        barrier.wait(60)
+        try:
+            return await store.start()
+        finally:
+            await store.close()
+
+    try:
+        answers.put(asyncio.run(work()))
+    except StoreError as error:
+        answers.put(str(error))
+
+
+def test_starters_take_turns(tmp_path: Path) -> None:
+    """Of processes that start at once on an empty directory one migrates, the others wait, and all succeed."""
+    processes = multiprocessing.get_context("fork")
+    for round_ in range(3):
+        path = tmp_path / str(round_) / "gatehouse.db"
+        barrier, answers = processes.Barrier(3), processes.SimpleQueue()
+        starters = [processes.Process(target=open_once, args=(path, barrier, answers)) for _ in range(3)]
+        for starter in starters:
+            starter.start()
+        seen = [answers.get() for _ in starters]
+        for starter in starters:
+            starter.join(60)
+        assert sorted(seen, key=str) == [False, False, True]
+
+
+WRITER = """
+import asyncio, sys
+from pathlib import Path
+from gateway.store import Revocation, RevocationKind, Store
+async def main():
+    store = await Store.open(Path(sys.argv[1]))
+    number = 0
+    while True:
+        pair = [Revocation(RevocationKind.TOKEN, f"{number}-{half}", 1.0, 2e9) for half in "ab"]
+        await store.revocations.add(pair)
+        print(number, flush=True)
+        number += 1
+asyncio.run(main())
+"""
+
+
+async def test_killed_in_mid_write(tmp_path: Path) -> None:
+    """SIGKILL at any moment loses nothing that was confirmed and leaves no half of a transaction."""
+    path = tmp_path / "gatehouse.db"
+    for confirmed_at_least in (1, 7, 20):
+        writer = subprocess.Popen([sys.executable, "-c", WRITER, path], stdout=subprocess.PIPE, text=True)
+        confirmed = []
+        for line in writer.stdout:
+            confirmed.append(int(line))
+            if len(confirmed) == confirmed_at_least:
+                writer.send_signal(signal.SIGKILL)
+                break
+        confirmed += [int(line) for line in writer.stdout if line.endswith("\n")]
+        writer.wait(30)
+        writer.stdout.close()
+        store = await Store.open(path)
+        kept = [revocation.target for revocation in await store.revocations.current(0)]
+        await store.revocations.purge(3e9)
+        await store.close()
+        assert len(kept) % 2 == 0
+        assert set(kept) >= {f"{number}-{half}" for number in confirmed for half in "ab"}
+
+
+KILLED_MIGRATION = """
+import asyncio, os, signal, sys
+from pathlib import Path
+from gateway.store import Store
+from gateway.store import database
+from sqlalchemy import event
+async def main():
+    store = Store(Path(sys.argv[1]))
+    steps = 0
+    def count(*args):
+        nonlocal steps
+        steps += args[2].strip().startswith("CREATE")
+        if steps == int(sys.argv[2]):
+            os.kill(os.getpid(), signal.SIGKILL)
+    event.listen(store.database._engine.sync_engine, "after_cursor_execute", count)
+    await store.start()
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("step", [1, 4, 8])
+async def test_killed_in_mid_migration(tmp_path: Path, step: int) -> None:
+    """A process killed between two statements of a migration leaves the schema as it was; the next start succeeds."""
+    path = tmp_path / "gatehouse.db"
+    killed = subprocess.run([sys.executable, "-c", KILLED_MIGRATION, path, str(step)], check=False, timeout=60)
+    assert killed.returncode == -signal.SIGKILL
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT name FROM sqlite_master").fetchall() == []
+    store = await Store.open(path)
+    assert await store.users.list() == []
+    await store.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("postgresql://user:hunter2@db/x", "postgresql is not supported"),
+        ("not a url hunter2", "not an SQLAlchemy URL"),
+        ("sqlite://", "needs a file"),
+        ("sqlite:///:memory:", "needs a file"),
+    ],
+)
+def test_urls_that_cannot_be(url: str, reason: str) -> None:
+    """An address that cannot be used is refused in words that do not repeat its password."""
+    with pytest.raises(StoreError, match=reason) as refused:
+        Store(url)
+    assert "hunter2" not in str(refused.value)
+
+
+async def test_a_url_and_the_default(tmp_path: Path) -> None:
+    """`database.url` names a SQLite file; without it the file lies in the state directory."""
+    engine = EngineTarget(url="http://127.0.0.1:1")
+    assert database_address(Config(state_dir=tmp_path, engine=engine)) == tmp_path / "gatehouse.db"
+    url = f"sqlite:///{tmp_path}/other.db"
+    named = Config(state_dir=tmp_path, engine=engine, database={"url": url})
+    await (await Store.open(database_address(named))).close()
+    assert (tmp_path / "other.db").exists()
+
+
+async def test_a_place_that_cannot_be(tmp_path: Path) -> None:
+    """Where no database can be made, or something else lies, the error names the place and the reason."""
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StoreError, match="File exists"):
+        await Store.open(tmp_path / "file" / "gatehouse.db")
+    (tmp_path / "gatehouse.db").write_text("this is not a database" * 100)
+    with pytest.raises(StoreError, match=r"gatehouse\.db: file is not a database"):
+        await Store.open(tmp_path / "gatehouse.db")
