@@ -6,71 +6,72 @@
 | `GET /engine/metrics` | vLLM's own, passed through: one scrape address is enough |
 | `GET /engine/status` | what the launcher tells; `?tail=N` with the engine's last N lines |
 | `POST /engine/restart`, `/engine/drain`, `/engine/reset-prefix-cache` | passed on to the launcher |
-| `GET /healthz`, `/readyz` | as on the public listener |
 """
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Protocol
 
 import aiohttp
 from aiohttp import web
 
-from gateway.health import EngineView, Health
+from gateway.health import EngineView
 from gateway.metrics import CONTENT_TYPE, Metrics
 from gateway.upstream import UpstreamClosed
 
 LAUNCHER_SECONDS = 30.0  # deadline of a call to the launcher
 
 
-class Admin:
-    """The handlers. `engine_metrics` returns vLLM's own text or raises UpstreamClosed."""
+class AdminEngine(EngineView, Protocol):
+    """The engine as the admin listener needs it."""
 
-    def __init__(
-        self,
-        *,
-        metrics: Metrics,
-        engine: EngineView,
-        health: Health,
-        engine_metrics: Callable[[], Awaitable[bytes]],
-        launcher_socket: Path | None,
-    ) -> None:
-        """`launcher_socket` is None for an engine that was not launched here."""
+    async def metrics(self) -> bytes:
+        """Return vLLM's own metrics text. Raises UpstreamClosed."""
+        ...
+
+
+def create_admin_app(metrics: Metrics, engine: AdminEngine, launcher_socket: Path | None = None) -> web.Application:
+    """Make the listener's application; `launcher_socket` is None for an engine that was not launched here."""
+    admin = _Admin(metrics, engine, launcher_socket)
+    app = web.Application(middlewares=[_errors_in_json])
+    app.add_routes(
+        [
+            web.get("/metrics", admin.own_metrics),
+            web.get("/engine/metrics", admin.engine_metrics),
+            web.get("/engine/status", admin.status),
+            web.post("/engine/{action:restart|drain|reset-prefix-cache}", admin.control),
+        ]
+    )
+    return app
+
+
+class _Admin:
+    """The handlers."""
+
+    def __init__(self, metrics: Metrics, engine: AdminEngine, launcher_socket: Path | None) -> None:
         self._metrics = metrics
         self._engine = engine
-        self._health = health
-        self._engine_metrics = engine_metrics
         self._socket = launcher_socket
 
-    def app(self) -> web.Application:
-        """Make the listener's application."""
-        app = web.Application(middlewares=[_errors_in_json])
-        app.add_routes(self._health.routes())
-        app.add_routes(
-            [
-                web.get("/metrics", self._own_metrics),
-                web.get("/engine/metrics", self._vllm_metrics),
-                web.get("/engine/status", self._status),
-                web.post("/engine/{action:restart|drain|reset-prefix-cache}", self._control),
-            ]
-        )
-        return app
-
-    async def _own_metrics(self, _request: web.Request) -> web.Response:
+    async def own_metrics(self, _request: web.Request) -> web.Response:
         return web.Response(body=await self._metrics.expose(), headers={"Content-Type": CONTENT_TYPE})
 
-    async def _vllm_metrics(self, _request: web.Request) -> web.Response:
+    async def engine_metrics(self, _request: web.Request) -> web.Response:
         try:
-            text = await self._engine_metrics()
+            text = await self._engine.metrics()
         except UpstreamClosed as error:
             return _error(502, "engine_unreachable", str(error))
         return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE})
 
-    async def _status(self, request: web.Request) -> web.Response:
+    async def status(self, request: web.Request) -> web.Response:
         if "tail" in request.query and self._socket is not None:
             return await self._launcher("GET", "/status", {"tail": request.query["tail"]})
         return web.json_response(dict(self._engine.status))
 
-    async def _control(self, request: web.Request) -> web.Response:
+    async def control(self, request: web.Request) -> web.Response:
+        # A page in the operator's browser may post to loopback, too; browsers then say where from, tools do not.
+        if "Origin" in request.headers or request.headers.get("Sec-Fetch-Site", "none") != "none":
+            return _error(403, "no_browsers", "The engine's controls are not for web pages.")
         return await self._launcher("POST", f"/{request.match_info['action']}", {})
 
     async def _launcher(self, method: str, path: str, query: dict[str, str]) -> web.Response:

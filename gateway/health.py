@@ -1,6 +1,7 @@
 """Whether the process lives (`/healthz`), and whether a request can be served now (`/readyz`)."""
 
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from typing import Any, Protocol
 
 from aiohttp import web
@@ -25,46 +26,34 @@ class EngineView(Protocol):
         ...
 
 
-class Health:
-    """The two probes. Put `routes()` on the public listener, and on the admin one if you like."""
+def setup_health(app: web.Application, engine: EngineView, draining: Callable[[], bool]) -> None:
+    """Add `/healthz` and `/readyz`."""
 
-    def __init__(self, engine: EngineView, *, version: str, draining: Callable[[], bool]) -> None:
-        self._engine = engine
-        self._version = version
-        self._draining = draining
+    async def healthz(_request: web.Request) -> web.Response:
+        return web.json_response({"status": "ok", "version": version("vllm-gatehouse")})
 
-    def reasons(self) -> list[str]:
-        """Why no request can be served now; empty when one can."""
-        reasons = []
-        if self._draining():
-            reasons.append("the gateway is shutting down")
-        if not self._engine.ready:
-            reasons.append(_engine_reason(self._engine))
-        return reasons
-
-    async def healthz(self, _request: web.Request) -> web.Response:
-        """200 as long as the event loop turns."""
-        return web.json_response({"status": "ok", "version": self._version})
-
-    async def readyz(self, _request: web.Request) -> web.Response:
-        """200, or 503 with the reasons."""
-        reasons = self.reasons()
-        body: dict[str, Any] = {"ready": not reasons, "reasons": reasons, "engine": self._engine.state}
+    async def readyz(_request: web.Request) -> web.Response:
+        reasons = why_not_ready(engine, draining=draining())
+        body = {"ready": not reasons, "reasons": reasons, "engine": engine.state}
         headers = {"Cache-Control": "no-store"} | ({"Retry-After": "1"} if reasons else {})
         return web.json_response(body, status=503 if reasons else 200, headers=headers)
 
-    def routes(self) -> list[web.RouteDef]:
-        """Return the routes."""
-        return [web.get("/healthz", self.healthz), web.get("/readyz", self.readyz)]
+    app.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz)])
 
 
-def _engine_reason(engine: EngineView) -> str:
-    status = engine.status
-    text = f"the engine is {engine.state}"
-    if phase := status.get("phase"):
-        text += f": {phase}"
-    if percent := status.get("percent"):
-        text += f", {percent} %"
-    if reason := status.get("reason"):
-        text += f" ({reason})"
-    return text
+def why_not_ready(engine: EngineView, *, draining: bool) -> list[str]:
+    """Why no request can be served now; empty when one can."""
+    reasons = []
+    if draining:
+        reasons.append("the gateway is shutting down")
+    if not engine.ready:
+        status = engine.status
+        text = f"the engine is {engine.state}"
+        if phase := status.get("phase"):
+            text += f": {phase}"
+        if percent := status.get("percent"):
+            text += f", {percent} %"
+        if reason := status.get("reason"):
+            text += f" ({reason})"
+        reasons.append(text)
+    return reasons

@@ -110,8 +110,9 @@ class Metrics:
         self._timeouts = 0
         self._reasons: dict[str, Counter] = {}
 
-    def observe(self, exchange: Exchange, timing: Timing) -> None:
-        """Count one request that has ended. Neither waits nor raises."""
+    def observe(self, exchange: Exchange, timing: Timing | None = None) -> None:
+        """Count one request that has ended; `timing` defaults to an end just now. Never waits."""
+        timing = timing or Timing.of(exchange)
         usage, outcome = exchange.usage, exchange.outcome
         route, model, plan = key = (exchange.route, self._model(exchange.model), self._plan(exchange))
         children = self._children.get(key) or self._make_children(key)
@@ -156,16 +157,20 @@ class Metrics:
         for name in ENGINE_STATES:
             self._engine_state.labels(name).set_function(partial(_is_in, state, name))
 
+    def watch_in_flight(self, count: Callable[[], int]) -> None:
+        """Show the number of requests being served, asked for at each scrape."""
+        self.in_flight.set_function(count)
+
     def set_limiter_mode(self, mode: str) -> None:
         """Say which limiter is in force: `memory`, `redis`, and what takes over when Redis is away."""
         self.limiter_mode.clear()
         self.limiter_mode.labels(mode).set(1)
 
-    def drop_lines(self, sink: str, count: int) -> None:
+    def dropped(self, sink: str, count: int) -> None:
         """Count log lines that were not kept; callable from any thread."""
         self.log_lines_dropped.labels(sink).inc(count)
 
-    async def measure_lag(self) -> None:
+    async def watch_event_loop(self) -> None:
         """Probe the event loop until cancelled."""
         loop = asyncio.get_running_loop()
         while True:

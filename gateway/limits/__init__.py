@@ -79,7 +79,8 @@ class Limits:
         principal = exchange.principal
         if principal is None:
             raise RuntimeError("limits: reserve() before the caller is authenticated")
-        exchange.prompt_estimate = min(self._corrections.of(model).apply(prompt_tokens), self._max_prompt)
+        corrected = self._corrections.of(model).apply(prompt_tokens) if prompt_tokens else 0
+        exchange.prompt_estimate = min(corrected, self._max_prompt)
         reservation_id = uuid.uuid4().hex  # not the request id, which a client may choose and repeat
         plan = self.plans.plan(principal)
         verdict = await self._limiter.acquire(
@@ -100,7 +101,7 @@ class Limits:
         usage = exchange.usage
         self._due[reservation.reservation_id] = usage.total
         self._wake.set()
-        if usage.prompt_tokens and not usage.estimated:
+        if usage.prompt_tokens and reservation.prompt_estimate and not usage.estimated:
             self._corrections.of(reservation.model).learn(reservation.prompt_estimate, usage.prompt_tokens)
         self._durations[reservation.plan].learn(time.monotonic() - reservation.reserved_at)
 

@@ -3,6 +3,7 @@
 What does not fit into the queue, or on the disk, is counted and announced, never waited for.
 """
 
+import asyncio
 import contextlib
 import logging
 import threading
@@ -54,20 +55,20 @@ class RequestLog:
         """Start the writer."""
         self._thread.start()
 
-    def write(self, exchange: Exchange, timing: Timing) -> None:
-        """Queue the line of a request that has ended. Never waits."""
+    def write(self, exchange: Exchange, timing: Timing | None = None) -> None:
+        """Queue the line of a request that has ended; `timing` defaults to an end just now. Never waits."""
         if len(self._queue) >= self._settings.queue_lines:
             self._on_drop("queue", 1)
             return
-        self._queue.append(LogLine.of(exchange, timing))
+        self._queue.append(LogLine.of(exchange, timing or Timing.of(exchange)))
         if not self._wake.is_set():
             self._wake.set()
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Write what is queued, then stop. Waits for the disk, but no longer than CLOSE_SECONDS."""
         self._stop.set()
         self._wake.set()
-        self._thread.join(CLOSE_SECONDS)
+        await asyncio.to_thread(self._thread.join, CLOSE_SECONDS)
 
     def _run(self) -> None:
         while not self._stop.is_set():
