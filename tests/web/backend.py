@@ -46,8 +46,9 @@ def event(payload: Any) -> bytes:
 class Answer:
     """One scripted completion: `pieces` are written one by one, each after `pause` seconds.
 
-    `hold` keeps the stream open after the pieces until it is set; `cut` closes the connection without [DONE];
-    `error` is the mid-stream error event.
+    `hold` keeps the stream open after the pieces until it is set; `cut` then closes the connection without [DONE].
+    `error` is the mid-stream error event; the connection stays until the page leaves it, because a browser may drop
+    what it has not yet read when a connection breaks.
     """
 
     content: Iterable[str] = ()
@@ -72,9 +73,9 @@ class Answer:
                 await self.hold.wait()
             if self.error is not None:
                 await response.write(event({"error": self.error}))
-            if self.cut or self.error is not None:
-                if request.transport is not None:
-                    request.transport.close()
+                await asyncio.Event().wait()
+            if self.cut:
+                request.transport.close()
                 return response
             await response.write(chunk(finish=self.finish))
             await response.write(event({"choices": [], "usage": USAGE}) + b"data: [DONE]\n\n")
@@ -159,13 +160,14 @@ class Backend:
         return request.cookies.get("__Host-session") in self.sessions
 
 
-def answering(response: web.Response) -> Script:
-    """A script that answers with `response` instead of a stream."""
+def refusing(status: int, code: str, message: str = "refused", **headers: str) -> Script:
+    """A script that refuses; `headers` are written with `_` for `-`."""
+    fields = {name.replace("_", "-"): value for name, value in headers.items()}
 
-    async def answer(_request: web.Request) -> web.StreamResponse:
-        return response
+    async def refuse(_request: web.Request) -> web.StreamResponse:
+        return refusal(status, code, message, fields)
 
-    return answer
+    return refuse
 
 
 def _require_json(request: web.Request) -> None:

@@ -6,7 +6,6 @@
 import os
 import shutil
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -51,7 +50,8 @@ async def browser() -> AsyncIterator[Browser]:
 async def backend() -> AsyncIterator[Backend]:
     """The double on a free port of loopback."""
     double = Backend()
-    app = double.application({"title": "Gatehouse", "languages": ["en", "zh-CN"], "model": "gpt-oss-20b"})
+    config = {"title": "Gatehouse", "languages": ["en", "zh-CN"], "model": "gpt-oss-20b", "private": "secret"}
+    app = double.application(config)
     runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -66,9 +66,3 @@ async def page(browser: Browser, backend: Backend) -> AsyncIterator[ChatPage]:
     """An English desktop page, signed out; afterwards it must have met no error and no policy violation."""
     async with new_page(browser, backend.url) as chat:
         yield chat
-
-
-@pytest.fixture(scope="session")
-def static_dir() -> Path:
-    """The chat's files in this checkout."""
-    return Path(__file__).parents[2] / "static"

@@ -18,9 +18,10 @@ export function Thread() {
   const lastTop = useRef(0);
 
   useEffect(() => {
-    const observer = new ResizeObserver(() => pinned.peek() && jumpToEnd(scroller.current));
+    const box = scroller.current;
+    const observer = new ResizeObserver(() => pinned.peek() && jumpToEnd(box));
     observer.observe(list.current);
-    observer.observe(scroller.current);
+    observer.observe(box);
     return () => observer.disconnect();
   }, []);
 
@@ -32,8 +33,8 @@ export function Thread() {
   }, [count]);
 
   // Only the reader scrolls upwards; an answer that grows between two frames does not mean that they left the end.
-  const onScroll = () => {
-    const { scrollTop, scrollHeight, clientHeight } = scroller.current;
+  const onScroll = (event) => {
+    const { scrollTop, scrollHeight, clientHeight } = event.currentTarget;
     if (scrollHeight - scrollTop - clientHeight < NEAR_END_PX) pinned.value = true;
     else if (scrollTop < lastTop.current) pinned.value = false;
     lastTop.current = scrollTop;
