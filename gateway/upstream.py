@@ -47,6 +47,7 @@ class Connection(asyncio.Protocol):
         self._waiter: asyncio.Future[None] | None = None
         self._failure: Exception | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
         self._deadline = float("inf")
         self._busy = False
         self.idle_since = 0.0
@@ -61,6 +62,7 @@ class Connection(asyncio.Protocol):
         self._unread = 0
         self._complete = False
         self._until_close = False
+        self._keep_alive = False
         self._paused = False
 
     # -- what the relay calls ------------------------------------------------------------------------------------
@@ -73,15 +75,21 @@ class Connection(asyncio.Protocol):
         self._transport.writelines((head, body))
 
     def expect_by(self, seconds: float) -> None:
-        """Set the deadline of whatever is awaited next. Cheap: a timer is armed only when none is running."""
+        """Set the deadline of whatever is awaited next. Cheap: a timer that fires earlier is left to look again."""
         self._deadline = self._loop.time() + seconds
-        if self._timer is None:
-            self._timer = self._loop.call_later(seconds, self._check_deadline)
+        if self._timer is None or self._deadline < self._timer_at:
+            self._arm_timer()
+
+    def _arm_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = self._deadline
+        self._timer = self._loop.call_at(self._deadline, self._check_deadline)
 
     def _check_deadline(self) -> None:
         self._timer = None
         if self._loop.time() < self._deadline:  # it was moved meanwhile
-            self._timer = self._loop.call_at(self._deadline, self._check_deadline)
+            self._arm_timer()
         elif self._waiter is not None:
             self._fail(UpstreamTimeout("the engine did not answer in time"))
 
@@ -118,10 +126,9 @@ class Connection(asyncio.Protocol):
         reusable = (
             self.drained
             and self._failure is None
-            and not self._until_close
+            and self._keep_alive
             and self._transport is not None
             and not self._transport.is_closing()
-            and self._parser.should_keep_alive()
         )
         if not reusable:
             self.abort()
@@ -207,14 +214,14 @@ class Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         """A second answer to one request: whatever it is, it is not the caller's."""
         if self._complete:
-            self._give_up("the engine sent more than one answer")
+            raise ValueError("more than one answer to one request")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Collect one header field (or trailer field; trailers are dropped with the chunked coding)."""
         self._header_bytes += len(name) + len(value)
         if self._header_bytes > MAX_HEADER_BYTES:
-            self._give_up("the engine's header is too large")
-        elif self._head is None:
+            raise ValueError("the header is too large")  # ends the parse: data_received() gives up
+        if self._head is None:
             self._headers.append((name.decode("latin-1"), value.decode("latin-1")))
 
     def on_headers_complete(self) -> None:
@@ -238,6 +245,7 @@ class Connection(asyncio.Protocol):
             self._header_bytes = 0
         else:
             self._complete = True
+            self._keep_alive = self._parser.should_keep_alive()  # only true to the message while it is parsed
 
 
 class Pool:
