@@ -57,7 +57,7 @@ class Context:
         target = EngineTarget(
             url=engine.url,
             api_key=SecretStr(self.engine_api_key()),
-            status_socket=self.state_dir / ENGINE_SOCKET,
+            status_socket=self.state_dir / ENGINE_SOCKET if engine.owned else None,
             model=engine.served_model_name,
             max_model_len=engine.max_model_len,
             keep_alive_seconds=engine.keep_alive_seconds * IDLE_SHARE if engine.owned else 4,

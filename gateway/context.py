@@ -82,6 +82,7 @@ class Exchange:
     principal: Principal | None = None
     model: str | None = None
     stream: bool = False
+    ended: float | None = None
     status: int = 0
     outcome: Outcome | None = None
     error_code: str | None = None

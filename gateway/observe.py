@@ -8,6 +8,7 @@ import asyncio
 import logging
 import re
 import secrets
+import time
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
@@ -71,6 +72,7 @@ class Observer:
             response = self._answer(exchange, error)
         finally:
             self.in_flight -= 1
+            exchange.ended = time.monotonic()
             self._finish(exchange)
         if not response.prepared:
             response.headers.update(exchange.headers)

@@ -1,0 +1,110 @@
+"""The only file of the gateway that knows all its parts: which there are, in what order a request meets them, how long
+each lives.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from importlib.metadata import version
+
+import msgspec
+from aiohttp import web
+
+from gateway.admin import create_admin_app
+from gateway.api import EngineApi
+from gateway.auth import AUTHENTICATOR, setup_auth
+from gateway.chat.pages import find_static_dir, setup_static
+from gateway.config import Config
+from gateway.context import EXCHANGE, Exchange
+from gateway.engine import Engine
+from gateway.health import setup_health
+from gateway.limits import Limits
+from gateway.logs import RequestLog
+from gateway.metrics import Metrics
+from gateway.observe import Observer
+from gateway.relay import Relay
+from gateway.settlement import Settlement
+
+log = logging.getLogger("gatehouse")
+
+# neither logged nor counted: asked for every few seconds by machines, or a file of the page
+QUIET_ROUTES = frozenset({"/healthz", "/readyz", "/", "/static/{path}"})
+
+
+class Gateway:
+    """One worker: the public application, the admin application, and what both share."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self.engine = Engine(config)
+        self.limits = Limits(config)
+        self.metrics = Metrics(models=[config.engine.model], plans=config.plans, version=version("vllm-gatehouse"))
+        self.log = RequestLog(config.logging, config.state_dir, on_drop=self.metrics.dropped)
+        self.settlement = Settlement(self.engine, self._record)
+        self.observer = Observer(self.settlement.finish, lambda: self.api.draining)
+        self.app = self._public_app()
+        self.api = EngineApi(
+            config, self.app[AUTHENTICATOR], self.limits, self.engine, Relay(self.engine, config.gateway)
+        )
+        self.api.add_to(self.app)
+        self.metrics.watch_engine(lambda: self.engine.state)
+        self.metrics.watch_in_flight(lambda: self.in_flight)
+        self.metrics.set_limiter_mode("memory")
+        self.admin_app = create_admin_app(self.metrics, self.engine, config.engine.status_socket)
+
+    def _public_app(self) -> web.Application:
+        app = web.Application(
+            middlewares=[self.observer.middleware()], client_max_size=self._config.gateway.max_body_bytes
+        )
+        app.cleanup_ctx.append(self._lifetime)
+        setup_auth(app, self._config)
+        setup_health(app, self.engine, lambda: self.api.draining)
+        if self._config.chat.enabled:
+            chat = self._config.chat.model_dump(mode="json") | {"model": self._config.engine.model}
+            setup_static(app, find_static_dir(), chat)
+            app.router.add_get("/api/engine", self._engine_status)
+        return app
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that have not ended."""
+        return self.observer.in_flight
+
+    def drain(self) -> None:
+        """Refuse new work; what runs may finish."""
+        self.api.draining = True
+
+    async def _lifetime(self, _app: web.Application) -> AsyncIterator[None]:
+        self.log.start()
+        await self.limits.start()
+        lag = asyncio.create_task(self.metrics.watch_event_loop())
+        async with self.engine.watching():
+            yield
+            # the handlers have ended; what they left to be counted needs the engine once more
+            await self.settlement.close()
+        lag.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await lag
+        await self.limits.close()
+        await self.log.close()
+
+    def _record(self, exchange: Exchange) -> None:
+        self.limits.settle(exchange)
+        if exchange.route in QUIET_ROUTES:
+            return
+        self.metrics.observe(exchange)
+        self.log.write(exchange)
+
+    async def _engine_status(self, request: web.Request) -> web.Response:
+        """`GET /api/engine`: what the chat shows while the engine is not ready."""
+        request[EXCHANGE].principal = await self.app[AUTHENTICATOR].authenticate(request)
+        status = self.engine.status
+        shown = {name: status.get(name) for name in ("phase", "percent", "elapsed_s", "eta_s", "reason")}
+        body = {
+            "state": self.engine.state,
+            **shown,
+            "model": self._config.engine.model,
+            "simulated": status.get("kind") == "simulated",
+        }
+        return web.Response(body=msgspec.json.encode(body), content_type="application/json")
