@@ -45,7 +45,7 @@ class Limits:
         """`limiter` defaults to the in-process one. Raises ValueError for a default plan that is not configured."""
         limits = config.limits
         self.plans = Plans(config)
-        self._limiter = limiter or MemoryLimiter(lease=limits.lease_seconds, time_zone=limits.time_zone)
+        self._limiter = limiter if limiter is not None else _in_process(config)
         self._heartbeat_seconds = limits.lease_seconds / 3
         self._max_prompt = config.engine.max_model_len
         self._corrections = Corrections()
@@ -146,3 +146,7 @@ class Limits:
         await self._limiter.settle(due)
         for reservation_id in due:
             del self._due[reservation_id]
+
+
+def _in_process(config: Config) -> MemoryLimiter:
+    return MemoryLimiter(lease=config.limits.lease_seconds, time_zone=config.limits.time_zone)

@@ -72,7 +72,8 @@ class MemoryLimiter:
         self._accounts: OrderedDict[str, _Account] = OrderedDict()
         self._reservations: OrderedDict[str, _Reservation] = OrderedDict()  # least recently renewed first
 
-    def __len__(self) -> int:
+    @property
+    def size(self) -> int:
         """Accounts and reservations in memory."""
         return len(self._accounts) + len(self._reservations)
 
