@@ -4,24 +4,30 @@
           └── VLLM::EngineCore          ends when a worker ends
               └── VLLM::Worker_TP0 …    end when EngineCore ends
 
-All share the parent's process group. As with vLLM they outlive a killed parent, and the shared-memory files stay when
-the whole group is killed. The parent only watches them: a dead one is an engine death, a stopped worker a hang.
+All share the parent's process group. As with vLLM they outlive a killed parent; what they leave when they are killed
+are `/dev/shm/psm_*` (mapped by EngineCore and the workers), `/dev/shm/sem.loky-PID-*` (a worker's) and a Unix socket in
+VLLM_RPC_BASE_PATH. The parent only watches them: a dead one is an engine death, a stopped one a hang.
 """
 
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import secrets
 import signal
 import socket
+import tempfile
 import time
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
 _SHM = Path("/dev/shm")  # noqa: S108  # where vLLM's message queues live
 _POLL_SECONDS = 0.02
+_GRACE_SECONDS = 1.0
 _SHM_BYTES = 4096
+_SEMAPHORE_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,23 +39,31 @@ class Tree:
     workers: tuple[int, ...]
     lifeline: int
     """The write end of the tracker's pipe: it cleans up when nobody holds one any more."""
+    rpc: socket.socket
+    """The parent's end of what the processes would talk over."""
 
     def anyone_dead(self) -> bool:
         """EngineCore or a worker is gone."""
-        return any(_state(pid) in ("Z", "X", None) for pid in (self.core, *self.workers))
+        return not all(map(_alive, (self.core, *self.workers)))
 
     def anyone_stopped(self) -> bool:
         """EngineCore or a worker is stopped by a signal."""
         return any(_state(pid) == "T" for pid in (self.core, *self.workers))
 
     def stop(self) -> None:
-        """End all of them and wait; the tracker then removes the files."""
-        for pid in (self.core, *self.workers):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        """End EngineCore, whereupon the workers end, whereupon the tracker cleans up. Who does not is killed."""
+        _kill(self.core)
         _wait(self.core)
+        deadline = time.monotonic() + _GRACE_SECONDS
+        while any(map(_alive, self.workers)) and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
+        for pid in self.workers:
+            _kill(pid)
         os.close(self.lifeline)
         _wait(self.tracker)
+        path = Path(self.rpc.getsockname())
+        self.rpc.close()
+        path.unlink(missing_ok=True)
 
 
 def grow(tensor_parallel_size: int, listener: socket.socket) -> Tree:
@@ -59,11 +73,15 @@ def grow(tensor_parallel_size: int, listener: socket.socket) -> Tree:
     files = [_SHM / f"psm_{secrets.token_hex(4)}" for _ in range(2 * tensor_parallel_size)]
     for file in files:
         file.write_bytes(bytes(_SHM_BYTES))
+    base = os.environ.get("VLLM_RPC_BASE_PATH") or tempfile.gettempdir()
+    rpc = socket.socket(socket.AF_UNIX)
+    rpc.bind(str(Path(base) / str(uuid.uuid4())))
     ear, lifeline = os.pipe()
     tracker = os.fork()
     if tracker == 0:
         os.close(lifeline)
         listener.close()
+        rpc.close()
         _track(ear, files)
     os.close(ear)
     report, said = os.pipe()
@@ -71,11 +89,12 @@ def grow(tensor_parallel_size: int, listener: socket.socket) -> Tree:
     if core == 0:
         os.close(report)
         listener.close()
-        _core(names, said)
+        rpc.close()
+        _core(names, files, said)
     os.close(said)
     with os.fdopen(report) as pids:
         workers = tuple(int(pid) for pid in pids.read().split())
-    return Tree(tracker, core, workers, lifeline)
+    return Tree(tracker, core, workers, lifeline, rpc)
 
 
 def _track(ear: int, files: list[Path]) -> None:
@@ -89,9 +108,14 @@ def _track(ear: int, files: list[Path]) -> None:
     os._exit(0)
 
 
-def _core(names: list[str], said: int) -> None:
+def _core(names: list[str], files: list[Path], said: int) -> None:
+    """Map the shared memory, start the workers, end when one of them does."""
     _name("VLLM::EngineCore")
     _mortal()
+    queues = []
+    for file in files:
+        with file.open("r+b") as handle:
+            queues.append(mmap.mmap(handle.fileno(), _SHM_BYTES))
     workers = []
     for name in names:
         pid = os.fork()
@@ -101,21 +125,21 @@ def _core(names: list[str], said: int) -> None:
         workers.append(pid)
     os.write(said, " ".join(map(str, workers)).encode())
     os.close(said)
-    while all(_state(pid) not in ("Z", "X", None) for pid in workers):
+    while all(map(_alive, workers)):
         time.sleep(_POLL_SECONDS)
-    for pid in workers:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-        _wait(pid)
     os._exit(1)
 
 
 def _worker(name: str) -> None:
+    """Hold a semaphore and the inherited mappings until EngineCore is gone."""
     _name(name)
     _mortal()
     core = os.getppid()
+    semaphore = _SHM / f"sem.loky-{os.getpid()}-{secrets.token_hex(4)}"
+    semaphore.write_bytes(bytes(_SEMAPHORE_BYTES))
     while os.getppid() == core:
         time.sleep(_POLL_SECONDS)
+    semaphore.unlink(missing_ok=True)
     os._exit(0)
 
 
@@ -137,6 +161,15 @@ def _state(pid: int) -> str | None:
     except (FileNotFoundError, ProcessLookupError):
         return None
     return stat.rpartition(")")[2].split()[0]
+
+
+def _alive(pid: int) -> bool:
+    return _state(pid) not in ("Z", "X", None)
+
+
+def _kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
 
 def _wait(pid: int) -> None:

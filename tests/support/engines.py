@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import psutil
 
 MODEL = "gpt-oss-20b"
 DEADLINE = 30.0
@@ -134,9 +135,24 @@ async def simulator(
             async with aiohttp.ClientSession(connector=connector, timeout=timeout) as http:
                 yield Simulator(process, log, found, http)
         finally:
+            left = shared_memory_of_group(process.pid) if "--sim-tree" in flags else set()
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+            for path in left:
+                path.unlink(missing_ok=True)
+
+
+def shared_memory_of_group(group: int) -> set[Path]:
+    """Shared-memory files that the processes of a group have mapped or are named after (`--sim-tree` makes them)."""
+    found: set[Path] = set()
+    for process in psutil.process_iter():
+        with contextlib.suppress(OSError, psutil.Error):
+            if os.getpgid(process.pid) == group:
+                maps = Path(f"/proc/{process.pid}/maps").read_text()
+                found |= {Path(name) for name in re.findall(r"/dev/shm/psm_\w+", maps)}
+                found |= set(Path("/dev/shm").glob(f"sem.loky-{process.pid}-*"))
+    return found
 
 
 def start_simulator(

@@ -189,7 +189,7 @@ async def test_prefix_cache() -> None:
 
 
 async def test_n_sequences() -> None:
-    """n sequences take n slots, usage names the prompt once and the engine counts it n times, as vLLM does."""
+    """Each of n sequences takes a slot; usage names the prompt once and the engine counts it n times, as vLLM does."""
     async with simulator() as engine:
         answer = await engine.chat(n=3, max_tokens=7, temperature=1)
         assert [choice["index"] for choice in answer["choices"]] == [0, 1, 2]

@@ -74,11 +74,13 @@ async def test_error_frame(path: str) -> None:
 @pytest.mark.parametrize("path", PATHS)
 async def test_error_of_a_plain_answer(path: str) -> None:
     """A request that does not stream gets 500 and a closed connection when its engine dies."""
-    async with simulator(knobs={"fault": "error_frame"}) as engine:
-        async with engine.http.post(engine.url + path, json=PATHS[path]) as answer:
-            assert answer.status == 500
-            assert answer.headers["connection"] == "close"
-            assert await answer.json() == ERROR_FRAME
+    async with (
+        simulator(knobs={"fault": "error_frame"}) as engine,
+        engine.http.post(engine.url + path, json=PATHS[path]) as answer,
+    ):
+        assert answer.status == 500
+        assert answer.headers["connection"] == "close"
+        assert await answer.json() == ERROR_FRAME
 
 
 async def test_die_mid_stream() -> None:

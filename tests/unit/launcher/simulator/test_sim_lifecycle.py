@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import socket
 from pathlib import Path
@@ -103,9 +104,11 @@ async def test_failed_starts(tmp_path: Path) -> None:
 async def test_flags_of_vllm_are_accepted(tmp_path: Path) -> None:
     """Flags that mean nothing here are taken with their values; underscores and nested settings too."""
     flags = ["--dtype", "bfloat16", "--enforce-eager", "--gpu_memory_utilization", "0.9", "-cc.mode=none", "-O3"]
-    async with simulator(*flags, "--max-model-len", "4k", "--no-enable-prefix-caching") as engine:
-        async with engine.http.get(engine.url + "/v1/models") as answer:
-            assert (await answer.json())["data"][0]["max_model_len"] == 4000
+    async with (
+        simulator(*flags, "--max-model-len", "4k", "--no-enable-prefix-caching") as engine,
+        engine.http.get(engine.url + "/v1/models") as answer,
+    ):
+        assert (await answer.json())["data"][0]["max_model_len"] == 4000
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -145,7 +148,8 @@ async def test_shutdown_timeout_drains() -> None:
         engine.kill(signal.SIGTERM)
         async with asyncio.timeout(30):
             while True:
-                async with engine.http.post(engine.url + CHAT, json={**LONG, "max_tokens": 1}) as answer:
+                # wrong in its range, so that it is refused with 400 while the engine still takes work
+                async with engine.http.post(engine.url + CHAT, json={**LONG, "n": 0}) as answer:
                     if answer.status == 500:
                         assert (await answer.json())["error"]["message"] == SHUT_DOWN
                         break
@@ -190,10 +194,8 @@ async def test_sigterm_during_start_up(tmp_path: Path) -> None:
             while "non-default" not in (tmp_path / "log").read_text():
                 await asyncio.sleep(0.01)
         process.send_signal(signal.SIGTERM)
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.3):
-                while process.poll() is None:
-                    await asyncio.sleep(0.01)
+        await asyncio.sleep(0.3)
+        assert process.poll() is None
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 1
     finally:
@@ -201,9 +203,21 @@ async def test_sigterm_during_start_up(tmp_path: Path) -> None:
         process.wait()
 
 
-def shared_memory() -> set[str]:
-    """The shared-memory files there are."""
-    return {path.name for path in Path("/dev/shm").glob("psm_*")}
+def shared_memory(*pids: int) -> set[Path]:
+    """The shared-memory files these processes have mapped or are named after."""
+    mapped = set()
+    for pid in pids:
+        mapped |= set(re.findall(r"/dev/shm/psm_\w+", Path(f"/proc/{pid}/maps").read_text()))
+        mapped |= {str(path) for path in Path("/dev/shm").glob(f"sem.loky-{pid}-*")}
+    return {Path(name) for name in mapped}
+
+
+async def settled(*pids: int, files: int) -> set[Path]:
+    """The processes' shared-memory files, once there are as many as expected."""
+    async with asyncio.timeout(30):
+        while len(found := shared_memory(*pids)) != files:
+            await asyncio.sleep(0.01)
+    return found
 
 
 def family(pid: int) -> dict[str, list[int]]:
@@ -222,10 +236,10 @@ async def gone(*pids: int) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_tree_has_vllms_processes_and_leaves_nothing() -> None:
-    """EngineCore, one worker a GPU, a tracker, shared memory; all gone after SIGTERM."""
-    before = shared_memory()
-    async with simulator("--sim-tree", "--tensor-parallel-size", "2") as engine:
+async def test_tree_has_vllms_processes_and_leaves_nothing(tmp_path: Path) -> None:
+    """EngineCore, one worker a GPU, a tracker, shared memory, a socket; all gone after SIGTERM."""
+    rpc = {"VLLM_RPC_BASE_PATH": str(tmp_path)}
+    async with simulator("--sim-tree", "--tensor-parallel-size", "2", env=rpc) as engine:
         tree = family(engine.pid)
         assert sorted((name, len(pids)) for name, pids in tree.items()) == [
             ("VLLM::EngineCor", 1),
@@ -234,35 +248,54 @@ async def test_tree_has_vllms_processes_and_leaves_nothing() -> None:
         ]
         pids = [pid for each in tree.values() for pid in each]
         assert {os.getpgid(pid) for pid in pids} == {engine.pid}
-        assert len(shared_memory() - before) == 4
+        files = await settled(*pids, files=6)
+        assert len(list(tmp_path.iterdir())) == 1
         assert await engine.stop() == 0
         await gone(*pids)
-        assert shared_memory() <= before
+        assert not any(path.exists() for path in files)
+        assert list(tmp_path.iterdir()) == []
 
 
-async def test_killed_parent_leaves_its_children() -> None:
+async def test_killed_parent_leaves_its_children(tmp_path: Path) -> None:
     """SIGKILL of the parent: port free, children and shared memory stay; when the children go, the files go."""
-    before = shared_memory()
-    async with simulator("--sim-tree", "--tensor-parallel-size", "2") as engine:
+    rpc = {"VLLM_RPC_BASE_PATH": str(tmp_path)}
+    async with simulator("--sim-tree", "--tensor-parallel-size", "2", env=rpc) as engine:
         tree = family(engine.pid)
         core, workers = tree["VLLM::EngineCor"], tree["VLLM::Worker_TP"]
+        files = await settled(*core, *workers, files=6)
         engine.kill()
         assert await engine.wait() == -9
         assert await engine.health() is None
         assert all(psutil.pid_exists(pid) for pid in (*core, *workers))
-        assert shared_memory() - before
+        assert all(path.exists() for path in files)
         async with simulator(port=engine.port) as second:
             assert await second.health() == 200
         os.kill(core[0], signal.SIGKILL)
         await gone(*core, *workers, *tree["python3"])
-        assert shared_memory() <= before
+        assert not any(path.exists() for path in files)
+        assert len(list(tmp_path.iterdir())) == 1  # the dead parent's socket stays
+
+
+async def test_killed_group_leaves_its_files() -> None:
+    """SIGKILL of the whole group leaves the shared memory: nobody is left to remove it."""
+    async with simulator("--sim-tree", "-tp", "2") as engine:
+        pids = [pid for each in family(engine.pid).values() for pid in each]
+        files = await settled(*pids, files=6)
+        os.killpg(engine.pid, signal.SIGKILL)
+        await engine.wait()
+        await gone(*pids)
+        assert all(path.exists() for path in files)
+        for path in files:
+            path.unlink()
 
 
 @pytest.mark.parametrize("victim", ["VLLM::EngineCor", "VLLM::Worker_TP"])
 async def test_killed_child_ends_with_exit_0(victim: str) -> None:
-    """SIGKILL of EngineCore or a worker: error frame, /health 503, exit 0, nothing left."""
+    """SIGKILL of EngineCore or a worker: error frame, /health 503, exit 0."""
     async with simulator("--sim-tree", "-tp", "2", knobs={"tps": 20, "death_linger": 1.0}) as engine:
         tree = family(engine.pid)
+        pids = [pid for each in tree.values() for pid in each]
+        files = await settled(*pids, files=6)
         going = asyncio.create_task(stream(engine))
         await engine.until("vllm:generation_tokens_total", lambda seen: seen >= 1)
         os.kill(tree[victim][0], signal.SIGKILL)
@@ -271,7 +304,12 @@ async def test_killed_child_ends_with_exit_0(victim: str) -> None:
         assert ENGINE_DEAD in text.strip().split("\n\n")[-2]
         assert await engine.health() == 503
         assert await engine.wait() == 0
-        await gone(*(pid for pids in tree.values() for pid in pids))
+        await gone(*pids)
+        left = [path for path in files if path.exists()]
+        # a killed worker's semaphore stays, as it does with vLLM; nothing else
+        assert [path.name.split("-")[0] for path in left] == (["sem.loky"] if "Worker" in victim else [])
+        for path in left:
+            path.unlink()
 
 
 async def test_stopped_worker_is_a_hang() -> None:
