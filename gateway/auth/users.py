@@ -1,6 +1,7 @@
 """People who sign in to the chat: names, passwords, and what happens when one is added, disabled or signs in."""
 
 import contextlib
+import math
 import re
 import time
 import unicodedata
@@ -128,5 +129,5 @@ class Users:
             raise TooManyRequests(
                 "Too many attempts to sign in; wait a little.",
                 code="login_throttled",
-                headers={"Retry-After": str(int(wait) + 1), "retry-after-ms": str(int(wait * 1000) + 1)},
+                headers={"Retry-After": str(math.ceil(wait)), "retry-after-ms": str(math.ceil(wait * 1000))},
             )

@@ -7,6 +7,7 @@ DDL: it is told not to.
 """
 
 import fcntl
+import logging
 import os
 import sqlite3
 from collections.abc import AsyncIterator
@@ -39,6 +40,7 @@ class Database:
         # hide_parameters: SQLAlchemy would put hashes and names into the text of its errors
         self._engine: AsyncEngine = create_async_engine(url, hide_parameters=True, pool_size=4, max_overflow=0)
         self._writer = self._engine.execution_options(begin="BEGIN IMMEDIATE")
+        logging.getLogger("aiosqlite").setLevel(logging.INFO)  # at DEBUG it logs every parameter, hashes included
         event.listen(self._engine.sync_engine, "connect", _configure)
         event.listen(self._engine.sync_engine, "begin", _begin)
 
