@@ -112,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     for line in _FLAGS.read_text().splitlines():
         flag, arity = line.split()
         if flag not in known:
-            parser.add_argument(flag, dest="ignored", **_ARITY[arity])
+            parser.add_argument(flag, dest="ignored", help=argparse.SUPPRESS, **_ARITY[arity])
     return parser
 
 

@@ -9,9 +9,9 @@ from launcher.simulator import faults, usage
 from launcher.simulator.engine import Generation, Sequence
 from launcher.simulator.errors import ApiError, dumps, error_frame
 from launcher.simulator.logprobs import chat_logprobs
-from launcher.simulator.params import Params, check_prompt, check_ranges, output_budget, read
+from launcher.simulator.params import Params, check_characters, check_prompt, check_ranges, output_budget, read
 from launcher.simulator.plans import chat_plan
-from launcher.simulator.prompts import check_conversation, messages_of, render
+from launcher.simulator.prompts import check_conversation, messages_of, render, text_of
 from launcher.simulator.service import Answer, Call
 from launcher.simulator.tokenizer import encode
 
@@ -42,6 +42,7 @@ def chat_generation(call: Call, messages: list[dict[str, Any]], params: Params) 
     auto = tools and call.body.get("tool_choice", "auto") == "auto"
     if auto and not options.auto_tool_choice and not service.knobs.reasoning:
         raise ApiError('"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set')
+    check_characters(sum(len(text_of(each.get("content"))) for each in messages), options.max_model_len)
     prompt = render(messages, tools if isinstance(tools, list) else None)
     check_prompt(len(prompt), options.max_model_len)
     budget = output_budget(params, len(prompt), options.max_model_len)

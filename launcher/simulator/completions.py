@@ -9,7 +9,7 @@ from launcher.simulator.chat import DONE
 from launcher.simulator.engine import Generation, Sequence
 from launcher.simulator.errors import ApiError, ValidationError, dumps, error_frame
 from launcher.simulator.logprobs import completion_logprobs
-from launcher.simulator.params import Params, check_ranges, output_budget, read
+from launcher.simulator.params import Params, check_characters, check_ranges, output_budget, read
 from launcher.simulator.plans import build, seed_of, structured_text
 from launcher.simulator.service import Answer, Call
 from launcher.simulator.tokenizer import decode, encode
@@ -21,7 +21,7 @@ def handle(call: Call) -> None:
     """Answer one completion request."""
     force = call.service.options.force_include_usage
     params = read(call.body, max_fields=("max_tokens",), force_usage=force)
-    prompts = _prompts(call.body)
+    prompts = _prompts(call.body, call.service.options.max_model_len)
     model = call.check_model()
     call.check_engine()
     check_ranges(params)
@@ -30,14 +30,16 @@ def handle(call: Call) -> None:
     faults.run(answer, keep_alive=True)
 
 
-def _prompts(body: dict[str, Any]) -> list[list[int]]:
+def _prompts(body: dict[str, Any], max_model_len: int) -> list[list[int]]:
     prompt = body.get("prompt")
     if isinstance(prompt, str):
+        check_characters(len(prompt), max_model_len)
         return [encode(prompt)]
     if isinstance(prompt, list) and prompt:
         if all(isinstance(each, int) for each in prompt):
             return [prompt]
         if all(isinstance(each, str) for each in prompt):
+            check_characters(max(map(len, prompt)), max_model_len)
             return [encode(each) for each in prompt]
         if all(isinstance(each, list) for each in prompt):
             return prompt

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -215,7 +216,7 @@ class Engine:
             self._due = now
             self._tick = self._loop.call_soon(self._steps)
             return
-        self._due = max(self._due, now + 1 / self.knobs.tps) if self._due > now else now + 1 / self.knobs.tps
+        self._due = now + 1 / self.knobs.tps
         self._tick = self._loop.call_at(self._due, self._steps)
 
     def _steps(self) -> None:
@@ -258,8 +259,12 @@ class Engine:
             self._count_finished(sequence)
             self._drop(sequence)
             self._admit()
-        if generation.listener is not None:
-            generation.listener.token(sequence, piece, finish)
+        try:
+            if generation.listener is not None:
+                generation.listener.token(sequence, piece, finish)
+        except Exception:  # noqa: BLE001  # one answer's defect must not stop the step for all
+            traceback.print_exc()
+            self.fail(generation)
         if generation.fault_after is not None and generation.produced >= generation.fault_after:
             generation.fault_after = None
             if generation.strike is not None:

@@ -164,8 +164,7 @@ class Connection(asyncio.Protocol):
         request = Request(self, self._parser.get_method().decode(), self._target, self._headers)
         request.body = b"".join(self._body)
         self._waiting.append((request, self._parser.should_keep_alive()))
-        if self._current is None:
-            self._next()
+        self._next()
 
     # what requests call
 
@@ -187,8 +186,8 @@ class Connection(asyncio.Protocol):
         self._current = None
         if close or not self._reusable:
             self._close()
-        elif self._waiting:
-            self._next()
+        elif self._waiting:  # not from here: a long pipeline would pile up on the stack
+            asyncio.get_running_loop().call_soon(self._next)
         else:
             self._watch_idle()
 
@@ -206,6 +205,8 @@ class Connection(asyncio.Protocol):
             self._close()
 
     def _next(self) -> None:
+        if self._current is not None or not self._waiting or self.lost:
+            return
         request, self._reusable = self._waiting.popleft()
         self._current = request
         self._handler(request)

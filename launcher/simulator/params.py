@@ -8,6 +8,7 @@ from typing import Any
 from launcher.simulator.errors import ApiError, ValidationError, parameter
 
 _MAX_N = 16384
+_MOST_CHARACTERS_A_TOKEN = 128
 _TRUE = {"true", "1", "yes", "on", "t", "y"}
 _FALSE = {"false", "0", "no", "off", "f", "n"}
 
@@ -178,6 +179,18 @@ def check_prompt(tokens: int, max_model_len: int) -> None:
             " reduce the length of the input prompt."
         )
         raise parameter(message, "input_tokens", max_model_len + 1)
+
+
+def check_characters(characters: int, max_model_len: int) -> None:
+    """Refuse a text that is too long before spending time on its tokens, as vLLM does."""
+    bound = max_model_len * _MOST_CHARACTERS_A_TOKEN
+    if characters > bound:
+        message = (
+            f"You passed {characters} input characters. However, the model's context length is only {max_model_len}"
+            f" tokens (at most {bound} characters, which is the upper bound for {max_model_len} input tokens)."
+            " Please reduce the length of the input prompt."
+        )
+        raise parameter(message, "input_text", characters)
 
 
 def _stop(value: Any) -> tuple[str, ...]:

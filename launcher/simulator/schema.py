@@ -50,6 +50,6 @@ def minimal(schema: Any, root: Any = None, depth: int = 0) -> Any:
 
 def _resolve(reference: str, root: Any) -> Any:
     found = root
-    for step in reference.removeprefix("#").strip("/").split("/"):
+    for step in filter(None, reference.removeprefix("#").split("/")):
         found = found.get(step, {}) if isinstance(found, dict) else {}
     return found

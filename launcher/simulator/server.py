@@ -10,6 +10,7 @@ import hmac
 import json
 import re
 import secrets
+import traceback
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -82,6 +83,14 @@ class Server:
                 call.body = _json_body(call.request)
             handler(call)
         except ApiError as error:
+            self._refuse(call, error, path)
+        except Exception as error:  # noqa: BLE001  # a body nobody thought of must not leave its client waiting
+            traceback.print_exc()
+            problem = ApiError(str(error), status=500, kind="InternalServerError")
+            self._refuse(call, problem, path)
+
+    def _refuse(self, call: Call, error: ApiError, path: str) -> None:
+        if not call.request.answered:
             body = error.anthropic_body() if path.startswith("/v1/messages") else error.body()
             call.json(error.status, body, close=call.service.engine.dead is not None)
 
