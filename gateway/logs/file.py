@@ -6,8 +6,11 @@ Several processes may write the same file: each batch is written under flock(2),
 import contextlib
 import fcntl
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
+
+LOCK_SECONDS = 1.0  # others hold the lock for one write
 
 
 class LogFile:
@@ -55,14 +58,24 @@ class LogFile:
             if self._fd < 0:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 self._fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
-            # Not waiting: a process that was stopped while it held the lock must not stop the others.
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._flock()
             ours = os.fstat(self._fd)
             with contextlib.suppress(FileNotFoundError):
                 theirs = self._path.stat()
                 if (theirs.st_dev, theirs.st_ino) == (ours.st_dev, ours.st_ino):
                     return ours.st_size
             self.close()
+
+    def _flock(self) -> None:
+        """Wait for the lock, but not for ever: its holder may have been stopped. Raises BlockingIOError."""
+        deadline = time.monotonic() + LOCK_SECONDS
+        while True:
+            try:
+                return fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(LOCK_SECONDS / 100)
 
     def _unlock(self) -> None:
         if self._fd >= 0:
@@ -84,7 +97,8 @@ class LogFile:
                     written += os.write(self._fd, view[written:])
         except OSError as error:
             whole = [end for end in ends if end <= written]
-            os.ftruncate(self._fd, size + (whole[-1] if whole else 0))
+            with contextlib.suppress(OSError):  # not every file can be cut: a device
+                os.ftruncate(self._fd, size + (whole[-1] if whole else 0))
             return len(whole), error
         return len(ends), None
 

@@ -47,6 +47,7 @@ class RequestLog:
         self._pending: list[bytes] = []  # lines that the file has not taken yet
         self._lost = 0  # since the file last could be written
         self._failing = False
+        self._overflowing = False
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="request-log", daemon=True)
@@ -58,6 +59,11 @@ class RequestLog:
     def write(self, exchange: Exchange, timing: Timing | None = None) -> None:
         """Queue the line of a request that has ended; `timing` defaults to an end just now. Never waits."""
         if len(self._queue) >= self._settings.queue_lines:
+            if not self._overflowing:
+                self._overflowing = True
+                _log.error(
+                    "log: lines come faster than they can be written; those that find the queue full are dropped"
+                )
             self._on_drop("queue", 1)
             return
         self._queue.append(LogLine.of(exchange, timing or Timing.of(exchange)))
@@ -75,7 +81,11 @@ class RequestLog:
             self._wake.wait(RETRY_SECONDS if self._pending else None)
             self._stop.wait(BATCH_SECONDS)
             self._wake.clear()
-            self._turn()
+            self._overflowing = False
+            try:
+                self._turn()
+            except Exception:  # noqa: BLE001 - whatever it was, the next lines shall be written
+                _log.exception("log: lines were lost to an error in the writer, which goes on")
         self._turn()
         if self._pending:
             self._drop("file", len(self._pending))

@@ -1,0 +1,159 @@
+"""The request log as the gateway uses it: nothing lost, nothing waited for, drops counted and announced."""
+
+import asyncio
+import json
+import logging
+import os
+import resource
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gateway.config import LoggingSettings
+from gateway.logs import RequestLog, writer
+from gateway.logs.line import LogLine
+from gateway.timing import Timing
+from tests.unit.gateway.exchanges import finished
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+def make(folder: Path, drops: Counter, copy_to: int | None = None, **settings: object) -> RequestLog:
+    return RequestLog(
+        LoggingSettings(stdout=copy_to is not None, **settings),
+        folder,
+        on_drop=lambda sink, count: drops.update({sink: count}),
+        stdout=copy_to or 1,
+    )
+
+
+def ids(path: Path) -> list[str]:
+    return [json.loads(line)["request_id"] for line in path.read_bytes().splitlines()]
+
+
+async def test_a_hundred_thousand_lines_none_lost_memory_flat(tmp_path: Path) -> None:
+    """Every line of a busy hour is in the file, in order, and the process has not grown."""
+    drops: Counter = Counter()
+    log = make(tmp_path, drops)
+    log.start()
+    timing = Timing.of(finished(), ended=101)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    exchange = finished()
+    for number in range(100_000):
+        exchange.request_id = f"r{number}"
+        log.write(exchange, timing)
+        if number % 2000 == 0:
+            await until(lambda: len(log._queue) < 2000)
+    await log.close()
+    assert ids(tmp_path / "requests.jsonl") == [f"r{number}" for number in range(100_000)]
+    assert not drops
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 150_000  # KiB; reading it back included
+
+
+async def test_a_full_queue_drops_counts_and_announces_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What does not fit is dropped at once, and the metric and the process's log say so."""
+    drops: Counter = Counter()
+    log = make(tmp_path, drops, queue_lines=10)
+    for number in range(25):
+        log.write(finished(number))
+    log.start()
+    await log.close()
+    assert ids(tmp_path / "requests.jsonl") == [f"r{number}" for number in range(10)]
+    assert drops == {"queue": 15}
+    assert [record.levelno for record in caplog.records] == [logging.ERROR]
+
+
+async def test_a_disk_that_fills_and_empties(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While nothing can be written the newest lines are kept and the rest counted; then they are written, announced."""
+    monkeypatch.setattr(writer, "RETRY_SECONDS", 0.05)
+    drops: Counter = Counter()
+    target = tmp_path / "log"
+    target.symlink_to("/dev/full")
+    log = make(tmp_path, drops, file=target, queue_lines=10)
+    log.start()
+    for number in range(25):
+        log.write(finished(number))
+        await until(lambda: not log._queue)
+    await until(lambda: drops["file"] == 15)
+    target.unlink()
+    log.write(finished(25))
+    await until(lambda: not log._pending and not log._queue)
+    await log.close()
+    kept = ids(target)
+    assert kept[-1] == "r25"
+    assert len(kept) + drops["file"] == 26
+    assert ["cannot be written" in record.message for record in caplog.records] == [True, False]
+    assert f"{drops['file']} lines were lost" in caplog.records[1].message
+
+
+async def test_lines_that_find_no_disk_until_the_end_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing disappears silently, not even at the end."""
+    drops: Counter = Counter()
+    log = make(tmp_path, drops, file=Path("/dev/full"))
+    log.start()
+    log.write(finished())
+    await log.close()
+    assert drops == {"file": 1}
+    assert "1 lines are lost" in caplog.records[-1].message
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+async def test_stdout_has_a_copy(tmp_path: Path, form: str) -> None:
+    """In JSON for a log shipper, or in a form for people; the file is JSON either way."""
+    read, write = os.pipe()
+    log = make(tmp_path, Counter(), copy_to=write, format=form)
+    log.start()
+    exchange = finished()
+    timing = Timing.of(exchange, ended=101)
+    log.write(exchange, timing)
+    await log.close()
+    line = LogLine.of(exchange, timing)
+    assert os.read(read, 10_000) == (line.json() if form == "json" else line.console())
+    assert (tmp_path / "requests.jsonl").read_bytes() == line.json()
+    os.close(read)
+    os.close(write)
+
+
+async def test_a_reader_of_stdout_that_is_gone_costs_only_the_copy(tmp_path: Path) -> None:
+    """`gatehouse up | head` ends the copy; the file goes on, and what was not copied is counted."""
+    read, write = os.pipe()
+    os.close(read)
+    drops: Counter = Counter()
+    log = make(tmp_path, drops, copy_to=write)
+    log.start()
+    log.write(finished())
+    await log.close()
+    assert drops == {"stdout": 1}
+    assert ids(tmp_path / "requests.jsonl") == ["r0"]
+    os.close(write)
+
+
+async def test_an_error_in_the_writer_does_not_end_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A line that cannot be written for an unforeseen reason costs itself, not the record."""
+    log = make(tmp_path, Counter())
+    log._queue.append(None)
+    log.start()
+    log._wake.set()
+    await until(lambda: bool(caplog.records))
+    log.write(finished())
+    await log.close()
+    assert ids(tmp_path / "requests.jsonl") == ["r0"]
+
+
+async def test_a_failing_drop_counter_does_not_end_the_writer(tmp_path: Path) -> None:
+    """Counting what was lost must not lose more."""
+    log = RequestLog(LoggingSettings(stdout=False, file=Path("/dev/full")), tmp_path, on_drop=lambda *_: 1 / 0)
+    log.start()
+    log.write(finished())
+    await log.close()
+    assert not log._thread.is_alive()
