@@ -222,7 +222,7 @@ class _Passage:
         finally:
             exchange.usage = meter.usage
             exchange.usage.estimated = not meter.exact
-            exchange.unmetered_text = meter.unmetered_text()
+            exchange.unmetered = meter.unmetered()
             exchange.response_id = getattr(meter, "response_id", None)
         if error is not None:
             if delivery.response is None:

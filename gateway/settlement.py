@@ -30,7 +30,7 @@ class Settlement:
     def finish(self, exchange: Exchange) -> None:
         """Take over an exchange that has ended. Returns at once and never raises."""
         _charge_prompt(exchange)
-        if exchange.unmetered_text:
+        if exchange.unmetered:
             task = asyncio.create_task(self._count_and_record(exchange))
             self._counting.add(task)
             task.add_done_callback(self._counting.discard)
@@ -38,13 +38,15 @@ class Settlement:
             self._record_safely(exchange)
 
     async def _count_and_record(self, exchange: Exchange) -> None:
-        text = exchange.unmetered_text
+        pieces = exchange.unmetered
+        text = "".join(pieces)
         exchange.usage.estimated = True
         try:
             exchange.usage.completion_tokens = await self._engine.count_tokens(text)
         except UpstreamClosed as error:
-            log.info("%s: its tokens are estimated from the text: %s", exchange.request_id, error)
-            exchange.usage.completion_tokens = estimate_prompt_tokens(text.encode())
+            log.info("%s: its tokens are estimated from its text: %s", exchange.request_id, error)
+            # vLLM sends a piece for each step of the engine, which makes a token or more
+            exchange.usage.completion_tokens = max(len(pieces), estimate_prompt_tokens(text.encode()))
         self._record_safely(exchange)
 
     def _record_safely(self, exchange: Exchange) -> None:
@@ -62,7 +64,7 @@ def _charge_prompt(exchange: Exchange) -> None:
     usage = exchange.usage
     if usage.prompt_tokens or exchange.sent_at is None:
         return
-    if exchange.outcome in _LEFT or exchange.unmetered_text:
+    if exchange.outcome in _LEFT or exchange.unmetered:
         usage.prompt_tokens = exchange.prompt_estimate
         usage.estimated = True
     else:  # it failed before anything was generated

@@ -48,9 +48,9 @@ class StreamMeter(ABC):
         """Whether `usage` is the engine's own figure for everything it has sent so far."""
         return True
 
-    def unmetered_text(self) -> str:
-        """Return the generated text that `usage` does not cover yet; for protocols without running usage."""
-        return ""
+    def unmetered(self) -> list[str]:
+        """Return the generated pieces of text that `usage` does not cover yet; for protocols without running usage."""
+        return []
 
     @abstractmethod
     def _events(self, events: bytes) -> bytes: ...

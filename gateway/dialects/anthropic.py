@@ -72,9 +72,9 @@ class MessagesMeter(StreamMeter):
         """`message_delta` has the output's figure."""
         return self._output_known
 
-    def unmetered_text(self) -> str:
+    def unmetered(self) -> list[str]:
         """Everything generated so far, until the engine's own figure is here."""
-        return "" if self._output_known else "".join(self._text)
+        return [] if self._output_known else self._text
 
     def _events(self, events: bytes) -> bytes:
         for end, payload in payloads(events):

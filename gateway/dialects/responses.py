@@ -83,9 +83,9 @@ class ResponsesMeter(StreamMeter):
         """Only the last event has the figures."""
         return self.finished
 
-    def unmetered_text(self) -> str:
+    def unmetered(self) -> list[str]:
         """Everything generated so far, until the engine's own figure is here."""
-        return "" if self.finished else "".join(self._text)
+        return [] if self.finished else self._text
 
     def _events(self, events: bytes) -> bytes:
         for end, payload in payloads(events):

@@ -216,7 +216,7 @@ def test_a_responses_stream_passes_unchanged_and_its_last_event_counts(
     assert fed(metered := ResponsesMeter(), data, cuts) == data
     assert metered.finished
     assert metered.exact
-    assert metered.unmetered_text() == ""
+    assert metered.unmetered() == []
     assert metered.response_id == "resp_1"
     assert metered.usage == Usage(9, len(deltas), 1, 2)
 
@@ -228,7 +228,7 @@ def test_of_a_cut_responses_stream_the_text_is_known(deltas: list[str], cuts: li
     fed(metered := ResponsesMeter(), b"".join(events), cuts)
     assert not metered.finished
     assert not metered.exact
-    assert metered.unmetered_text() == "".join(deltas[:keep])
+    assert metered.unmetered() == deltas[:keep]
     assert metered.sequence_number == len(events)
     assert metered.started == (keep > 0)
 
@@ -291,7 +291,7 @@ def test_a_messages_stream_passes_unchanged_and_counts(cuts: list[int]) -> None:
     assert fed(metered := MessagesMeter(), data, cuts) == data
     assert metered.finished
     assert metered.exact
-    assert metered.unmetered_text() == ""
+    assert metered.unmetered() == []
     assert metered.usage == Usage(14, 4)
 
 
@@ -302,7 +302,7 @@ def test_of_a_cut_messages_stream_prompt_and_text_are_known(cuts: list[int]) -> 
     assert not metered.finished
     assert not metered.exact
     assert metered.started
-    assert metered.unmetered_text() == "想a{"
+    assert "".join(metered.unmetered()) == "想a{"
     assert metered.usage == Usage(14, 0)
 
 
@@ -374,4 +374,4 @@ def test_an_unmetered_protocol_passes() -> None:
     assert metered.end() == b"b"
     assert metered.finished
     assert metered.exact
-    assert metered.unmetered_text() == ""
+    assert metered.unmetered() == []
