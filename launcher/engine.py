@@ -25,7 +25,7 @@ from launcher.gpus import memory_holders
 from launcher.output import LogFile
 from launcher.preflight import preflight
 from launcher.probe import Health, NotAnsweringError, Probe, StallClock, warm_up
-from launcher.process import POLL_SECONDS, Death, EngineProcess, Ladder, free_port
+from launcher.process import POLL_SECONDS, EngineProcess, Ladder, free_port
 from launcher.progress import Phase, Progress, follow
 from launcher.record import clear_leftovers
 from launcher.supervisor import Answered, Cause, Event, Lost, StallBegan, StallEnded, Warmed
@@ -95,7 +95,8 @@ class EngineRun:
         patience = self._settings.stop_timeout
         ladder = Ladder(0, 0, self._settings.kill_timeout)
         if graceful and not self._answered:
-            ladder = Ladder(min(_STARTUP_STOP_SECONDS, patience), patience, self._settings.kill_timeout)
+            short = min(_STARTUP_STOP_SECONDS, patience)
+            ladder = Ladder(short, short, self._settings.kill_timeout)
         elif graceful:
             drained = await self._quiet()
             first = patience if drained else patience + self._settings.shutdown_timeout
@@ -205,8 +206,7 @@ class EngineRun:
             return
         code = await process.exit_code(_LAST_WORDS_SECONDS)
         await process.output.ended(_LAST_WORDS_SECONDS / 5)
-        said = str(Death("the engine", process.pid, code)) if death.exit_code is not None else str(death)
-        failure = explain(said, code, process.output.tail)
+        failure = explain(str(death), code, process.output.tail)
         self._lost(Cause.STARTUP, failure.reason, fatal=failure.fatal)
 
     async def _watch_health(self, probe: Probe) -> None:

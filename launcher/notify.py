@@ -4,6 +4,8 @@ import contextlib
 import os
 import socket
 
+_SEND_SECONDS = 1.0
+
 
 def notify(**fields: str) -> None:
     """Send fields such as READY="1" or STATUS="loading 3/10"; a systemd that does not listen is no error."""
@@ -12,6 +14,7 @@ def notify(**fields: str) -> None:
         return
     message = "\n".join(f"{name}={value}" for name, value in fields.items()).encode()
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+        channel.settimeout(_SEND_SECONDS)  # a systemd that does not read must not stop the launcher
         channel.connect("\0" + address[1:] if address.startswith("@") else address)
         channel.send(message)
 

@@ -34,15 +34,14 @@ _ANNOUNCED = re.compile(r"\((EngineCore|Worker)\S* pid=(\d+)\)")  # and names th
 
 @dataclass(frozen=True, slots=True)
 class Death:
-    """What of the engine has died: its first process, with the exit code, or another one that it cannot do without."""
+    """What of the engine has died: its first process, with the exit code, or others that it cannot do without."""
 
-    what: str
-    pid: int
+    others: str = ""
     exit_code: int | None = None
 
     def __str__(self) -> str:
         if self.exit_code is None:
-            return f"{self.what} (pid {self.pid}) died"
+            return f"{self.others} died"
         if self.exit_code < 0:
             with contextlib.suppress(ValueError):
                 return f"the engine was ended by {signal.Signals(-self.exit_code).name}"
@@ -142,11 +141,9 @@ class EngineProcess:
     def death(self) -> Death | None:
         """Say what has died, if anything; call `observe` before."""
         if (code := self._popen.poll()) is not None:
-            return Death("the engine", self.pid, code)
-        for pid, role in self._roles.items():
-            if is_dead(pid):
-                return Death(role, pid)
-        return None
+            return Death(exit_code=code)
+        dead = [f"{role} (pid {pid})" for pid, role in self._roles.items() if is_dead(pid)]
+        return Death(", ".join(dead)) if dead else None
 
     async def exit_code(self, timeout: float) -> int | None:  # noqa: ASYNC109 - a deadline by contract, not an error
         """Wait at most so many seconds for the first process to exit; None when it has not."""

@@ -23,14 +23,22 @@ _EXIT_UNREACHABLE = 3  # no launcher answers
 
 
 class _Settings(Protocol):
-    engine: EngineSettings
+    @property
+    def engine(self) -> EngineSettings: ...
 
 
 class EngineContext(Protocol):
     """What this command needs of the click context's object."""
 
-    settings: _Settings
-    state_dir: Path
+    @property
+    def settings(self) -> _Settings:
+        """The effective settings."""
+        ...
+
+    @property
+    def state_dir(self) -> Path:
+        """Where the socket is."""
+        ...
 
     def engine_api_key(self) -> str:
         """Give the key that guards the engine."""

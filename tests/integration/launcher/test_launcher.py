@@ -43,6 +43,26 @@ async def stopped_by_signal(run: Running) -> None:
     os.kill(run.status.pid or 0, signal.SIGSTOP)
 
 
+async def core_killed(run: Running) -> None:
+    os.kill(pid_of(run, "VLLM::EngineCor"), signal.SIGKILL)
+
+
+async def worker_killed(run: Running) -> None:
+    os.kill(pid_of(run, "VLLM::Worker_TP"), signal.SIGKILL)
+
+
+async def worker_stopped(run: Running) -> None:
+    asyncio.get_running_loop().create_task(run.stream(5000))
+    await until_in_flight(run)
+    os.kill(pid_of(run, "VLLM::Worker_TP"), signal.SIGSTOP)
+
+
+def pid_of(run: Running, title: str) -> int:
+    """The engine's process with this title."""
+    members = session_members(run.status.pid or 0)
+    return next(pid for pid in members if Path(f"/proc/{pid}/comm").read_text().startswith(title))
+
+
 async def test_up_and_down(tmp_path: Path):
     """The engine goes through its states to ready, answers with its key only, and is gone at the end."""
     async with running(tmp_path) as run:
@@ -65,6 +85,9 @@ async def test_up_and_down(tmp_path: Path):
         (engine_death, "503", 5.0),
         (health_503, "503", 5.0),
         (hang, "no step for 1 s", 1.0 + 5.0),
+        (core_killed, "EngineCor (pid", 1.0),
+        (worker_killed, "Worker_TP (pid", 1.0),
+        (worker_stopped, "no step for 1 s", 1.0 + 5.0),
         (stopped_by_signal, "gave no answer 3 times", 10.0),
     ],
     ids=lambda value: getattr(value, "__name__", None),
@@ -72,6 +95,7 @@ async def test_up_and_down(tmp_path: Path):
 async def test_every_death_is_found_and_repaired(tmp_path: Path, death, reason: str, within: float):
     """Whatever kills or hangs the engine: noticed in time, nothing of it left, a fresh one serves."""
     settings = {"stall_seconds": 1, "stall_grace_seconds": 0.1, "health_timeout": 0.5}
+    settings["simulator"] = {"tree": True, "worker_death_delay": 600}
     async with running(tmp_path, **settings) as run:
         first = await run.ready()
         began = time.monotonic()
@@ -204,6 +228,18 @@ async def test_ctrl_c_twice_does_not_wait(tmp_path: Path):
         await stream
 
 
+async def test_a_start_is_followed(tmp_path: Path):
+    """Phases in their order, a percentage that never falls, loading and capturing counted."""
+    async with running(tmp_path, simulator={"startup": 2}) as run:
+        await run.ready()
+        rising = [status for status in run.seen if status.state in {"starting", "warming"}]
+        phases = list(dict.fromkeys(status.phase for status in rising))
+        assert phases == ["importing", "loading", "compiling", "capturing", "serving", "warming"]
+        percents = [status.percent for status in rising]
+        assert percents == sorted(percents)
+        assert len(set(percents)) > 10
+
+
 async def test_a_cancelled_program_leaves_nothing(tmp_path: Path):
     """The surrounding program is cancelled instead of asking for a stop: the engine still goes."""
     async with running(tmp_path) as run:
@@ -212,10 +248,16 @@ async def test_a_cancelled_program_leaves_nothing(tmp_path: Path):
         run.task.cancel()
 
 
-async def test_stop_before_ready(tmp_path: Path):
-    """Stopped while the engine starts: it is gone, too."""
-    async with running(tmp_path, simulator={"startup": 600}) as run:
-        await until(lambda: run.status.pid)
+@pytest.mark.parametrize("how", ["die", "hang", "ignore"])
+@pytest.mark.parametrize("phase", ["importing", "loading", "compiling", "capturing"])
+async def test_stop_in_each_phase(tmp_path: Path, phase: str, how: str):
+    """Stopped while the engine starts, which then dies of TERM, hangs, or does not care: it is gone in any case."""
+    simulator = {"startup": 6, "start_signal": how, "tree": True}
+    async with running(tmp_path, simulator=simulator, stop_timeout=0.2) as run:
+        await until(lambda: run.status.phase == phase, phase)
+        run.stop.set()
+        await run.state("stopped")
+        assert "ready" not in run.states
 
 
 async def test_one_launcher_a_state_directory(tmp_path: Path):
