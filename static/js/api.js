@@ -36,11 +36,17 @@ async function errorOf(response) {
   }
   return new ApiError({
     status: response.status,
-    code: error.code ?? `http_${response.status}`,
+    code: codeOf(error) ?? `http_${response.status}`,
     message: error.message ?? (text.slice(0, 500) || response.statusText),
     requestId: response.headers.get("x-request-id"),
     retryAfterMs: retryAfterMs(response.headers),
   });
+}
+
+/** The stable code. vLLM repeats the status there; of its refusals only the full context matters here. */
+function codeOf({ code, message = "" }) {
+  if (typeof code === "string") return code;
+  return message.includes("maximum context length") ? "context_length_exceeded" : undefined;
 }
 
 /** `retry-after-ms` (exact) before `retry-after` (seconds or a date, RFC 9110 §10.2.3); null when neither is there. */

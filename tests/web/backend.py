@@ -23,7 +23,9 @@ USAGE = {"prompt_tokens": 12, "completion_tokens": 34, "total_tokens": 46}
 Script = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def refusal(status: int, code: str, message: str = "refused", headers: dict[str, str] | None = None) -> web.Response:
+def refusal(
+    status: int, code: str | int, message: str = "refused", headers: dict[str, str] | None = None
+) -> web.Response:
     """An error in OpenAI's shape, as the gateway answers before a stream starts."""
     error = {"message": message, "type": "error", "param": None, "code": code}
     return web.json_response(
@@ -160,7 +162,7 @@ class Backend:
         return request.cookies.get("__Host-session") in self.sessions
 
 
-def refusing(status: int, code: str, message: str = "refused", **headers: str) -> Script:
+def refusing(status: int, code: str | int, message: str = "refused", **headers: str) -> Script:
     """A script that refuses; `headers` are written with `_` for `-`."""
     fields = {name.replace("_", "-"): value for name, value in headers.items()}
 

@@ -88,14 +88,16 @@ async def test_stream_without_its_end_is_an_interrupted_answer(page: ChatPage, b
     await expect(page.answers.first.locator(".markdown")).to_have_text("Half an answer")
 
 
-async def test_too_long_conversation_offers_a_new_one(page: ChatPage, backend: Backend) -> None:
-    """context_length_exceeded is explained and leads to a new chat instead of a retry."""
-    backend.script.append(refusing(400, "context_length_exceeded", "8412 tokens, 8192 at most"))
+@pytest.mark.parametrize("code", ["context_length_exceeded", 400])
+async def test_too_long_conversation_offers_a_new_one(page: ChatPage, backend: Backend, code: str | int) -> None:
+    """A full context, by its code or in vLLM's own words, is explained and leads to a new chat instead of a retry."""
+    sentence = "This model's maximum context length is 2048 tokens. However, your prompt contains at least 2049"
+    backend.script.append(refusing(400, code, sentence))
     await page.enter(NAME, PASSWORD)
     await page.ask("Hi")
     card = page.page.get_by_role("group", name="Error")
     await expect(card).to_contain_text("longer than the model can read")
-    await expect(card).to_contain_text("8412 tokens, 8192 at most")
+    await expect(card).to_contain_text(sentence)
     await card.get_by_role("button", name="New chat").click()
     await expect(page.page.get_by_role("heading", name="Hello, Lin")).to_be_visible()
 
