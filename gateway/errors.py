@@ -1,6 +1,6 @@
 """One table: what went wrong → status, code and body, in the shape of the API that was called.
 
-Handlers raise a GatewayError before headers are sent; `observe.py` turns it into the answer. Once a stream is under way,
+Handlers raise a GatewayError before headers are sent; `observe.py` turns it into the answer. While a stream runs,
 `stream_error` makes the event that ends it, in the API's own form.
 """
 
