@@ -2,6 +2,7 @@
 
 import datetime as dt
 import re
+from functools import lru_cache
 
 import msgspec
 
@@ -49,14 +50,14 @@ class LogLine(msgspec.Struct, frozen=True):
         return cls(
             ts=timestamp(exchange.started_at),
             request_id=clean(exchange.request_id),
-            subject=clean(principal.subject) if principal else None,
-            team=clean(principal.team) if principal and principal.team else None,
-            plan=clean(principal.plan) if principal else None,
-            token_id=clean(principal.token_id) if principal and principal.token_id else None,
+            subject=_name(principal.subject) if principal else None,
+            team=_name(principal.team) if principal else None,
+            plan=_name(principal.plan) if principal else None,
+            token_id=_name(principal.token_id) if principal else None,
             client_ip=exchange.client_ip,
-            method=clean(exchange.method),
+            method=_name(exchange.method) or "",
             route=exchange.route,
-            model=clean(exchange.model) if exchange.model else None,
+            model=_name(exchange.model),
             status=exchange.status,
             outcome=exchange.outcome,
             stream=exchange.stream,
@@ -72,8 +73,8 @@ class LogLine(msgspec.Struct, frozen=True):
             tokens_per_second=None if timing.tokens_per_second is None else round(timing.tokens_per_second, 2),
             bytes_in=exchange.bytes_in,
             bytes_out=exchange.bytes_out,
-            user_agent=clean(exchange.user_agent),
-            error_code=clean(exchange.error_code) if exchange.error_code else None,
+            user_agent=_name(exchange.user_agent) or "",
+            error_code=_name(exchange.error_code),
         )
 
     def json(self) -> bytes:
@@ -99,8 +100,21 @@ def clean(text: str, longest: int = 256) -> str:
     """Fit for a log: bounded, no credential, nothing that a terminal obeys or that is no valid Unicode."""
     text = text[:longest]
     if not text.isprintable():
+        text = redact(text)  # before the white space that a credential may contain is written as escapes
         text = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
-    return redact(text)
+    return redact(text) if "eyJ" in text or " " in text else text
+
+
+@lru_cache(maxsize=2048)
+def _clean_once(text: str) -> str:
+    return clean(text)
+
+
+def _name(text: str | None) -> str | None:
+    """A subject, model, client …: cleaned, and remembered as clean, for the same few come again and again."""
+    if not text:
+        return None
+    return _clean_once(text) if len(text) <= 256 else clean(text)
 
 
 def redact(text: str) -> str:
@@ -110,8 +124,13 @@ def redact(text: str) -> str:
 
 def timestamp(seconds: float) -> str:
     """Seconds since the epoch as `2026-11-22T11:36:32.123Z`."""
-    when = dt.datetime.fromtimestamp(seconds, dt.UTC)
-    return when.strftime("%Y-%m-%dT%H:%M:%S.") + f"{when.microsecond // 1000:03}Z"
+    whole, milliseconds = divmod(int(seconds * 1000), 1000)
+    return f"{_second(whole)}.{milliseconds:03}Z"
+
+
+@lru_cache(maxsize=16)
+def _second(seconds: int) -> str:
+    return dt.datetime.fromtimestamp(seconds, dt.UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def _milliseconds(seconds: float | None) -> float | None:
