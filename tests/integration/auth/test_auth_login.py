@@ -13,7 +13,7 @@ import pytest
 from argon2 import PasswordHasher
 
 from gateway.auth import passwords as passwords_module
-from gateway.auth import setup as setup_module
+from gateway.auth import setup as auth_setup
 from gateway.auth.throttle import PAIR, Throttle
 from tests.integration.auth.house import OWN_PAGE, PASSWORD, House, config_at, serve
 
@@ -80,7 +80,7 @@ async def test_one_error_for_everything_wrong(house: House) -> None:
 async def test_too_many_guesses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After some wrong passwords the next try has to wait, with Retry-After in both forms; others are not concerned."""
     now = 1000.0
-    monkeypatch.setattr(setup_module, "Throttle", lambda: Throttle(lambda: now))
+    monkeypatch.setattr(auth_setup, "Throttle", lambda: Throttle(lambda: now))
     async for house in serve(config_at(tmp_path)):
         for name in ("ada", "bob"):
             await house.users.add(name, PASSWORD, display_name=None, team=None, plan="member")
