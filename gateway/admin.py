@@ -3,7 +3,7 @@
 | call | answer |
 |---|---|
 | `GET /metrics` | `gatehouse_…` |
-| `GET /engine/metrics` | vLLM's own, passed through: one scrape address is enough |
+| `GET /engine/metrics` | vLLM's own and the launcher's (`gatehouse_engine_…`): one scrape address is enough |
 | `GET /engine/status` | what the launcher tells; `?tail=N` with the engine's last N lines |
 | `POST /engine/restart`, `/engine/drain`, `/engine/reset-prefix-cache` | passed on to the launcher |
 """
@@ -57,11 +57,18 @@ class _Admin:
         return web.Response(body=await self._metrics.expose(), headers={"Content-Type": CONTENT_TYPE})
 
     async def engine_metrics(self, _request: web.Request) -> web.Response:
+        # While vLLM is down the launcher's are the ones that matter: state, restarts.
+        texts = []
+        if self._socket is not None:
+            answer = await self._launcher("GET", "/metrics", {})
+            if answer.status == 200 and isinstance(answer.body, bytes):
+                texts.append(answer.body)
         try:
-            text = await self._engine.metrics()
+            texts.append(await self._engine.metrics())
         except UpstreamClosed as error:
-            return _error(502, "engine_unreachable", str(error))
-        return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE})
+            if not texts:
+                return _error(502, "engine_unreachable", str(error))
+        return web.Response(body=b"".join(texts), headers={"Content-Type": CONTENT_TYPE})
 
     async def status(self, request: web.Request) -> web.Response:
         if "tail" in request.query and self._socket is not None:

@@ -83,9 +83,13 @@ class Limits:
         exchange.prompt_estimate = min(corrected, self._max_prompt)
         reservation_id = uuid.uuid4().hex  # not the request id, which a client may choose and repeat
         plan = self.plans.plan(principal)
-        verdict = await self._limiter.acquire(
-            reservation_id, self.plans.rules(principal, model), exchange.prompt_estimate + max_tokens
-        )
+        rules = self.plans.rules(principal, model)
+        try:
+            verdict = await self._limiter.acquire(reservation_id, rules, exchange.prompt_estimate + max_tokens)
+        except BaseException:  # the client left while the limiter was asked: it may have said yes
+            self._due[reservation_id] = 0
+            self._wake.set()
+            raise
         if not verdict.allowed:
             return self._patient(verdict, plan)
         self._reservations[id(exchange)] = _Reservation(

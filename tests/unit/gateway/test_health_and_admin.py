@@ -55,6 +55,8 @@ async def launcher(tmp_path: Path) -> AsyncIterator[Path]:
     """A launcher's control socket that says what it was asked."""
 
     async def answer(request: web.Request) -> web.Response:
+        if request.path == "/metrics":
+            return web.Response(text="gatehouse_engine_restarts_total 2.0\n")
         if request.path == "/reset-prefix-cache":
             return web.json_response({"error": "not offered"}, status=501)
         return web.json_response({"asked": f"{request.method} {request.path_qs}"}, status=202)
@@ -124,6 +126,24 @@ async def test_both_sides_metrics_are_on_one_listener(engine: KnownEngine, metri
     answer = await client.get("/engine/metrics")
     assert answer.status == 502
     assert (await answer.json())["error"]["code"] == "engine_unreachable"
+    await client.close()
+
+
+async def test_the_launchers_metrics_are_there_while_vllm_is_not(
+    engine: KnownEngine, metrics: Metrics, launcher: Path, tmp_path: Path
+) -> None:
+    """Restarts and state are seen when they matter; with both gone it is a 502."""
+    client = await serve(create_admin_app(metrics, engine, launcher))
+    both = await (await client.get("/engine/metrics")).text()
+    assert both == "gatehouse_engine_restarts_total 2.0\nvllm:num_requests_running 1.0\n"
+    engine.text = None
+    answer = await client.get("/engine/metrics")
+    assert (answer.status, await answer.text()) == (200, "gatehouse_engine_restarts_total 2.0\n")
+    await client.close()
+    client = await serve(create_admin_app(metrics, engine, tmp_path / "gone.sock"))
+    assert (await client.get("/engine/metrics")).status == 502
+    engine.text = b"vllm:x 1.0\n"
+    assert await (await client.get("/engine/metrics")).text() == "vllm:x 1.0\n"
     await client.close()
 
 

@@ -149,6 +149,29 @@ async def test_settlements_wait_for_a_limiter_that_is_away() -> None:
     assert len(limiter.settled) == 1
 
 
+async def test_a_client_that_leaves_while_the_limiter_is_asked_holds_nothing() -> None:
+    """Whatever the limiter answered to nobody is given back."""
+
+    class SlowLimiter(FailingLimiter):
+        asked = False
+
+        async def acquire(self, *args):
+            """Acquire, and answer late."""
+            await super().acquire(*args)
+            self.asked = True
+            await asyncio.sleep(60)
+
+    limiter = SlowLimiter()
+    limits = Limits(make_config(concurrent_requests=1), limiter)
+    await limits.start()
+    task = asyncio.create_task(limits.reserve(make_exchange(), "m", 10, 10))
+    await until(lambda: limiter.asked)
+    task.cancel()
+    await until(lambda: len(limiter.settled) == 1)
+    await limits.close()
+    assert limits.in_flight == 0
+
+
 async def test_close_delivers_what_is_due() -> None:
     """A settlement asked for just before the end is not lost, background task or not."""
     limiter = FailingLimiter()
