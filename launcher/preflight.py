@@ -12,7 +12,7 @@ from launcher import gpus
 from launcher.config import EngineSettings
 from launcher.process import port_is_free
 
-_VERSION = re.compile(r"^vllm(?:_\w+)?-(\d[^-]*)\.dist-info$")
+_VERSION = re.compile(r"^vllm(?:_cpu)?-(\d[^-]*)\.dist-info$")
 
 
 @dataclass(frozen=True, slots=True)
