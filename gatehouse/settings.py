@@ -81,7 +81,8 @@ def load(file: Path | None, *, demo: bool = False) -> Sections:
         raise ConfigError([_sentence(dict(problem)) for problem in error.errors()]) from None
 
 
-_DEMO: dict[str, Any] = {"engine": {"kind": "simulated"}}
+# a free port: a demo may run beside a real engine, or another demo
+_DEMO: dict[str, Any] = {"engine": {"kind": "simulated", "port": 0}}
 
 
 def _misspelt_variables(environ: Mapping[str, str]) -> list[str]:

@@ -13,6 +13,9 @@ from multidict import CIMultiDict
 from gateway.context import Api, Exchange
 from gateway.errors import GatewayError, stream_error
 
+# A browser that learns of the broken connection together with the last event throws the event away: Chromium did so
+# in 3 of 30 tries without a pause, in none of 30 with 5 ms or more.
+LINGER_SECONDS = 0.05
 CANNOT_BLOCK_BYTES = 32 * 1024  # a write of so little into an empty transport buffer returns at once
 
 
@@ -48,6 +51,7 @@ class Delivery:
                 self.response.headers.update(self._exchange.headers)
                 self.response.headers.setdefault("Cache-Control", "no-cache")
                 self.response.headers["X-Accel-Buffering"] = "no"  # nginx must not collect a stream
+                self._exchange.status = self.response.status
                 await self.response.prepare(self._request)
             self._exchange.bytes_out += len(data)
             transport = self._request.transport
@@ -76,6 +80,7 @@ class Delivery:
         event = stream_error(error, self._api, self._exchange.request_id, sequence_number)
         with contextlib.suppress(ClientGone):
             await self.write(event, CIMultiDict())
+            await asyncio.sleep(LINGER_SECONDS)
         self.cut()
 
     def cut(self) -> None:

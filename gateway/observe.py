@@ -65,7 +65,7 @@ class Observer:
             exchange.status = response.status
             exchange.end(Outcome.COMPLETE if response.status < 400 else Outcome.REJECTED)
         except asyncio.CancelledError:
-            exchange.status = CLIENT_CLOSED_REQUEST
+            exchange.status = exchange.status or CLIENT_CLOSED_REQUEST
             exchange.end(Outcome.SHUTDOWN if self._draining() else Outcome.CLIENT_GONE, "client_gone")
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer in the API's shape

@@ -218,6 +218,7 @@ class _Passage:
                     await delivery.write(out, fields)
             if error is None:
                 await delivery.finish(pending, fields)
+                exchange.end(Outcome.COMPLETE)  # a client that leaves from here on has got everything
                 await self._last_bytes(connection)
         finally:
             exchange.usage = meter.usage

@@ -133,7 +133,7 @@ class _Up:
         if self._context.demo:
             config = self._context.gateway_config()
             name, password = await ensure_demo_user(config)
-            token = await issue_demo_token(config)
+            token = issue_demo_token(config)
             body = json.dumps(
                 {
                     "model": config.engine.model,

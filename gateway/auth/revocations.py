@@ -14,14 +14,15 @@ class RevocationList:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._tokens: dict[str, Revocation] = {}
-        self._sessions: dict[str, Revocation] = {}
-        self._subjects: dict[str, Revocation] = {}
+        self._tables: dict[RevocationKind, dict[str, Revocation]] = {kind: {} for kind in RevocationKind}
+        self._tokens = self._tables[RevocationKind.TOKEN]
+        self._sessions = self._tables[RevocationKind.SESSION]
+        self._subjects = self._tables[RevocationKind.SUBJECT]
 
     def add(self, revocations: Iterable[Revocation]) -> None:
         """Refuse these too, from now on."""
         for revocation in revocations:
-            table = self._table(revocation.kind)
+            table = self._tables[revocation.kind]
             known = table.get(revocation.target)
             if known is None or known.revoked_at < revocation.revoked_at:
                 table[revocation.target] = revocation
@@ -29,7 +30,7 @@ class RevocationList:
     def forget(self) -> None:
         """Drop those that no longer matter, so that memory stays bounded."""
         now = self._clock()
-        for table in (self._tokens, self._sessions, self._subjects):
+        for table in self._tables.values():
             for target in [target for target, revocation in table.items() if revocation.expires_at <= now]:
                 del table[target]
 
@@ -45,12 +46,3 @@ class RevocationList:
     def _refuse_subject(self, subject: str, given_at: float) -> bool:
         revocation = self._subjects.get(subject)
         return revocation is not None and given_at <= revocation.revoked_at
-
-    def _table(self, kind: RevocationKind) -> dict[str, Revocation]:
-        match kind:
-            case RevocationKind.TOKEN:
-                return self._tokens
-            case RevocationKind.SESSION:
-                return self._sessions
-            case RevocationKind.SUBJECT:
-                return self._subjects

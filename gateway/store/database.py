@@ -36,9 +36,11 @@ class Database:
     def __init__(self, address: str | Path) -> None:
         url = _url(address)
         self.name: str = url.render_as_string(hide_password=True)
-        self._file = Path(url.database) if url.database else None
+        self._file = Path(str(url.database))
         # hide_parameters: SQLAlchemy would put hashes and names into the text of its errors
-        self._engine: AsyncEngine = create_async_engine(url, hide_parameters=True, pool_size=4, max_overflow=0)
+        self._engine: AsyncEngine = create_async_engine(
+            url, hide_parameters=True, pool_size=4, max_overflow=0, pool_timeout=5
+        )
         self._writer = self._engine.execution_options(begin="BEGIN IMMEDIATE")
         logging.getLogger("aiosqlite").setLevel(logging.INFO)  # at DEBUG it logs every parameter, hashes included
         event.listen(self._engine.sync_engine, "connect", _configure)
@@ -46,8 +48,6 @@ class Database:
 
     def prepare(self) -> None:
         """Make the file, private and in WAL mode, when it is not there. Blocks; two starters may do it at once."""
-        if self._file is None:
-            return
         try:
             self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             _make_file(self._file)
@@ -56,8 +56,8 @@ class Database:
 
     @property
     def missing(self) -> bool:
-        """Whether the database is a file that is not there yet."""
-        return self._file is not None and not self._file.exists()
+        """Whether the database is not there yet."""
+        return not self._file.exists()
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
