@@ -13,7 +13,7 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 def require_json(request: web.Request) -> None:
-    """UnsupportedMedia unless the body is declared to be JSON."""
+    """UnsupportedMedia unless the body is declared to be JSON; an empty one too, for a form can be empty."""
     if request.content_type != "application/json":
         raise UnsupportedMedia("Send application/json.")
 

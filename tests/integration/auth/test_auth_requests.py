@@ -107,6 +107,17 @@ async def test_csrf(house: House, content_type: str, site: str | None, origin: s
     assert ("Set-Cookie" in logout.headers) == (status == OK)
 
 
+@pytest.mark.parametrize("content_type", [None, "application/x-www-form-urlencoded", "text/plain"])
+async def test_an_empty_body_must_be_json_too(house: House, content_type: str | None) -> None:
+    """A request without a body says that it is JSON all the same: a foreign form can be empty."""
+    headers = await house.signed_in()
+    if content_type is not None:
+        headers["Content-Type"] = content_type
+    answer = await house.request("POST", "/auth/logout", headers=headers, skip_auto_headers=["Content-Type"])
+    assert answer.status == 415
+    assert (await house.request("GET", "/auth/session", headers=headers)).status == 200
+
+
 async def test_reading_needs_no_mark(house: House) -> None:
     """GET and HEAD change nothing and need no mark; the answer is unreadable to other sites anyway."""
     cookie = {"Cookie": (await house.login()).cookie, "Sec-Fetch-Site": "cross-site"}
