@@ -82,7 +82,7 @@ def load(file: Path | None, *, demo: bool = False) -> Sections:
 
 
 # a free port: a demo may run beside a real engine, or another demo
-_DEMO: dict[str, Any] = {"engine": {"kind": "simulated", "port": 0}}
+_DEMO: dict[str, Any] = {"engine": {"kind": "simulated", "port": 0}, "logging": {"format": "console"}}
 
 
 def _misspelt_variables(environ: Mapping[str, str]) -> list[str]:

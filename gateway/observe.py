@@ -9,9 +9,10 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
 from multidict import CIMultiDict
 
 from gateway.context import EXCHANGE, Api, Exchange, Outcome
@@ -35,8 +36,6 @@ _STRANGE_PATH = re.compile(r"//|%|\\|;|\.\.|[^\x21-\x7e]")
 
 CLIENT_CLOSED_REQUEST = 499  # nginx's status for a client that left before the answer
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
 
 class Observer:
     """Middleware. `finish` must neither raise nor wait; `draining` says that the gateway is shutting down."""
@@ -45,8 +44,10 @@ class Observer:
         self._finish = finish
         self._draining = draining
         self.in_flight = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
 
-    def middleware(self) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
+    def middleware(self) -> Middleware:
         """Return the aiohttp middleware."""
 
         @web.middleware
@@ -55,11 +56,16 @@ class Observer:
 
         return observe
 
+    async def wait_idle(self) -> None:
+        """Wait until no request is being served."""
+        await self._idle.wait()
+
     async def observe(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Run the handler; return its answer, or the error's."""
         exchange = begin(request)
         request[EXCHANGE] = exchange
         self.in_flight += 1
+        self._idle.clear()
         try:
             response = await (_no_route if _is_strange(request) else handler)(request)
             exchange.status = response.status
@@ -72,6 +78,8 @@ class Observer:
             response = self._answer(exchange, error)
         finally:
             self.in_flight -= 1
+            if not self.in_flight:
+                self._idle.set()
             exchange.ended = time.monotonic()
             self._finish(exchange)
         if not response.prepared:

@@ -15,7 +15,6 @@ from gateway.app import Gateway
 from gateway.config import Config
 
 STATE_FILE = "gateway.json"
-DRAIN_POLL_SECONDS = 0.05
 # what aiohttp waits for handlers after the drain; measured: it may take twice as long
 SHUTDOWN_SECONDS = 0.5
 
@@ -48,8 +47,7 @@ async def serve(config: Config, stop: asyncio.Event, *, on_listening: Callable[[
         gateway.drain()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(settings.drain_seconds):
-                while gateway.in_flight:
-                    await asyncio.sleep(DRAIN_POLL_SECONDS)
+                await gateway.observer.wait_idle()
 
 
 @contextlib.asynccontextmanager

@@ -128,9 +128,10 @@ class Reporter:
         told = (status.state, status.phase, status.reason)
         if told != self._told:
             self._told = told
-            self._write(line)
-            for text in status.tail if status.state == "failed" else ():
-                self._write(f"  | {text}")
+            with contextlib.suppress(OSError):  # nobody reads any more: no reason to lose the engine
+                self._write(line)
+                for text in status.tail if status.state == "failed" else ():
+                    self._write(f"  | {text}")
 
 
 async def _run(context: EngineContext) -> int:
@@ -149,7 +150,7 @@ async def _run(context: EngineContext) -> int:
         stop.set()
 
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # SIGHUP: the terminal is gone
         loop.add_signal_handler(number, end)
     watchdog = asyncio.create_task(_feed_watchdog())
     try:

@@ -1,28 +1,25 @@
 """`gatehouse up`: engine and gateway together, from one command, until Ctrl-C."""
 
 import asyncio
-import contextlib
-import json
 import os
 import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator
-from pathlib import Path
 
-import aiohttp
 import click
 
+from gatehouse.commands.engine import Reporter
 from gatehouse.commands.gateway import PARENT
-from gatehouse.commands.identity import ensure_demo_user, issue_demo_token
-from gatehouse.context import ENGINE_SOCKET, Context
-from gateway.server import STATE_FILE
+from gatehouse.commands.greeting import gateway_of, greeting
+from gatehouse.context import Context
+from launcher.config import EngineSettings
+from launcher.preflight import preflight
 from launcher.service import Launcher
+from launcher.status import Status
 
 RESTART_SECONDS = 1.0
 GRACE_SECONDS = 10.0  # beyond drain_seconds, before a gateway that does not stop is killed
-POLL_SECONDS = 0.05
 
 
 @click.command()
@@ -44,40 +41,55 @@ class _Up:
         self._admin_port = admin_port
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
+        self._engine_ready = asyncio.Event()
+        self._report = Reporter(lambda line: click.echo(f"gatehouse: {line}", err=True))
+        self._launcher = Launcher(
+            self._settings.engine,
+            context.state_dir,
+            context.engine_api_key(),
+            on_change=self._engine_changed,
+        )
 
     async def run(self) -> int:
         """Run until told to stop; returns the exit code."""
-        problems = _taken_ports(self._context, self._port, self._admin_port)
+        problems = [
+            *_taken_ports(self._context, self._port, self._admin_port),
+            *_engine_problems(self._settings.engine),
+        ]
         if problems:
+            click.echo("gatehouse: nothing was started:", err=True)
             for problem in problems:
-                click.echo(f"gatehouse: {problem}", err=True)
+                click.echo(f"  {problem}", err=True)
             return 1
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._signalled)
         engine_stop = asyncio.Event()
-        launcher = Launcher(self._settings.engine, self._context.state_dir, self._context.engine_api_key())
-        engine = asyncio.create_task(launcher.run(engine_stop), name="launcher")
+        engine = asyncio.create_task(self._launcher.run(engine_stop), name="launcher")
         gateway = asyncio.create_task(self._keep_gateway(), name="gateway")
-        greeting = asyncio.create_task(self._greet(), name="greeting")
+        greet = asyncio.create_task(self._greet(), name="greeting")
         stopped = asyncio.create_task(self._stop.wait())
         await asyncio.wait({engine, gateway, stopped}, return_when=asyncio.FIRST_COMPLETED)
         failed = next((task.exception() for task in (engine, gateway) if task.done() and task.exception()), None)
         if failed is not None:
             click.echo(f"gatehouse: {failed}", err=True)
         self._stop.set()
-        greeting.cancel()
+        greet.cancel()
         stopped.cancel()
-        with contextlib.suppress(Exception):  # reported above
-            await gateway  # it drains first: what it sends on needs the engine
+        await asyncio.wait({gateway})  # it drains first: what still runs there needs the engine
         engine_stop.set()
-        with contextlib.suppress(Exception):
-            await engine
+        await asyncio.wait({engine, greet})
         return 1 if failed is not None else 0
+
+    def _engine_changed(self, status: Status) -> None:
+        self._report(status)
+        if status.state == "ready":
+            self._engine_ready.set()
 
     def _signalled(self) -> None:
         if self._stop.is_set():
             self._hurry.set()
+            self._launcher.hurry()
         else:
             click.echo("gatehouse: stopping; running requests may finish (again Ctrl-C: at once)", err=True)
         self._stop.set()
@@ -124,74 +136,14 @@ class _Up:
             stop.cancel()
 
     async def _greet(self) -> None:
-        """Say where everything is once it is there, and meanwhile what it waits for."""
-        file = self._context.state_dir / STATE_FILE
-        where = await _gateway_of(os.getpid(), file)
-        async for line in _engine_progress(self._context.state_dir / ENGINE_SOCKET):
-            click.echo(f"gatehouse: {line}", err=True)
-        lines = [f"chat      {where['url']}/"]
-        if self._context.demo:
-            config = self._context.gateway_config()
-            name, password = await ensure_demo_user(config)
-            token = issue_demo_token(config)
-            body = json.dumps(
-                {
-                    "model": config.engine.model,
-                    "stream": True,
-                    "messages": [{"role": "user", "content": "Hello!"}],
-                }
-            )
-            lines += [
-                f"login     {name} / {password}",
-                f"metrics   {where['admin_url']}/metrics",
-                f"token     {token}",
-                "",
-                f"curl -N {where['url']}/v1/chat/completions -H 'Authorization: Bearer {token}' "
-                f"-H 'Content-Type: application/json' -d '{body}'",
-            ]
-        else:
-            lines += [
-                f"API       {where['url']}/v1",
-                f"metrics   {where['admin_url']}/metrics",
-                "a login:  gatehouse user add NAME",
-                "a token:  gatehouse token issue --subject NAME",
-            ]
-        click.echo("\n" + "\n".join(lines) + "\n")
+        """Say where everything is, once it is there."""
+        where = await gateway_of(os.getpid(), self._context.state_dir)
+        await self._engine_ready.wait()
+        click.echo(f"\n{await greeting(self._context, where)}\n")
 
 
-async def _gateway_of(parent: int, file: Path) -> dict[str, str]:
-    """Wait until our own gateway has said where it listens; a file of another one is not ours to read."""
-    while True:
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            where = json.loads(file.read_text("utf-8"))
-            stat = Path(f"/proc/{where['pid']}/stat").read_text("ascii", "replace")
-            if int(stat.rpartition(")")[2].split()[1]) == parent:
-                return {"url": where["url"], "admin_url": where["admin_url"]}
-        await asyncio.sleep(POLL_SECONDS)
-
-
-async def _engine_progress(status_socket: Path) -> AsyncIterator[str]:
-    """Yield a line for each phase of the engine's start; ends when it is ready."""
-    last = ""
-    while True:
-        with contextlib.suppress(aiohttp.ClientError, OSError):
-            connector = aiohttp.UnixConnector(str(status_socket))
-            async with (
-                aiohttp.ClientSession(connector=connector) as session,
-                session.get("http://launcher/events") as events,
-            ):
-                async for line in events.content:
-                    if not line.startswith(b"data:"):
-                        continue
-                    status = json.loads(line[5:])
-                    phase = " ".join(str(part) for part in (status["state"], status.get("phase")) if part)
-                    reason = f": {status['reason']}" if status.get("reason") else ""
-                    if phase + reason != last:
-                        last = phase + reason
-                        yield f"engine {last}"
-                    if status["state"] == "ready":
-                        return
-        await asyncio.sleep(POLL_SECONDS)
+def _engine_problems(settings: EngineSettings) -> list[str]:
+    return [f"{problem.what}; {problem.remedy}" for problem in preflight(settings)]
 
 
 def _taken_ports(context: Context, port: int | None, admin_port: int | None) -> list[str]:

@@ -9,6 +9,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 import httptools
 import pytest
@@ -68,7 +69,7 @@ class Pair:
             self._up.set()
             await asyncio.to_thread(self._down.wait)
 
-    def __enter__(self) -> Pair:
+    def __enter__(self) -> Self:
         self._thread.start()
         assert self._up.wait(30)
         host, port = self.gateway.url.removeprefix("http://").split(":")
@@ -140,7 +141,7 @@ def check_request(pair: Pair, sent: dict[str, object]) -> None:
     sent=request_fields,
     path=st.sampled_from(["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings"]),
 )
-def test_answers_in_one_piece(  # noqa: PLR0917
+def test_answers_in_one_piece(
     pair: Pair,
     fields: list[tuple[str, str]],
     body: bytes,

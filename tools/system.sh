@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Installs what Gatehouse needs of the system, through apt where it may, and otherwise says what to install.
+# usage: tools/system.sh run|test
+set -euo pipefail
+
+declare -A packages=([python3-venv]="python3 -m ensurepip --version")
+if [ "${1:-run}" = test ]; then
+  packages+=(
+    [redis-server]="redis-server --version"
+    [nginx-light]="nginx -v"
+    [chromium]="chromium --version"
+    [prometheus]="promtool --version"
+    [fonts-noto-cjk]="test -e /usr/share/fonts/opentype/noto/NotoSansCJK-Regular.ttc"
+    [npm]="npm --version"
+  )
+fi
+
+missing=()
+for package in "${!packages[@]}"; do
+  PATH=$PATH:/usr/sbin ${packages[$package]} >/dev/null 2>&1 || missing+=("$package")
+done
+[ ${#missing[@]} -eq 0 ] && exit 0
+
+as_root=()
+if [ "$(id -u)" -ne 0 ]; then
+  if sudo -n true 2>/dev/null; then as_root=(sudo); else may_not=1; fi
+fi
+if [ -n "${may_not:-}" ] || ! command -v apt-get >/dev/null; then
+  echo "Please install: ${missing[*]}" >&2
+  echo "(on Debian or Ubuntu: sudo apt-get install --no-install-recommends ${missing[*]})" >&2
+  exit 1
+fi
+echo "installing ${missing[*]}" >&2
+"${as_root[@]}" apt-get update -qq
+"${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
