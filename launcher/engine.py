@@ -166,6 +166,9 @@ class EngineRun:
                 )
                 return
             await asyncio.sleep(_STARTUP_POLL_SECONDS)
+        if self.process is not None and not self.process.listens():
+            self._lost(Cause.STARTUP, f"{self.url} is answered by another program: the engine's port was taken")
+            return
         try:
             await probe.one_token(self._settings.canary_timeout)
         except NotAnsweringError as error:
@@ -185,7 +188,12 @@ class EngineRun:
                 async with asyncio.timeout(settings.warmup_timeout):
                     await warm_up(self.probe, settings.warmup_batches, settings.warmup_prompts, settings.warmup_timeout)
             except (NotAnsweringError, TimeoutError) as error:
-                log.warning("the warm-up was broken off: %s", error or "it took too long")
+                log.warning("the warm-up was broken off: %s", str(error) or "it took too long")
+                try:
+                    await self.probe.one_token(settings.canary_timeout)
+                except NotAnsweringError as silence:
+                    self._lost(Cause.STARTUP, f"after its warm-up {silence}")
+                    return
         self._report(Warmed())
         await self._watch_health(self.probe)
 

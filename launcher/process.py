@@ -18,6 +18,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from launcher import traces
 from launcher.family import MARKER_VARIABLE, Family, is_dead
 from launcher.output import LogFile, Output
@@ -144,6 +146,21 @@ class EngineProcess:
             return Death(exit_code=code)
         dead = [f"{role} (pid {pid})" for pid, role in self._roles.items() if is_dead(pid)]
         return Death(", ".join(dead)) if dead else None
+
+    def listens(self) -> bool:
+        """Whether one of the engine's processes listens on its port; True where the system does not tell."""
+        told = False
+        for pid in self._family.seen:
+            try:
+                for connection in psutil.Process(pid).net_connections(kind="tcp"):
+                    if connection.status == psutil.CONN_LISTEN and connection.laddr.port == self._record.port:
+                        return True
+                told = True
+            except psutil.NoSuchProcess:
+                continue
+            except psutil.Error:
+                return True
+        return not told
 
     async def exit_code(self, timeout: float) -> int | None:  # noqa: ASYNC109 - a deadline by contract, not an error
         """Wait at most so many seconds for the first process to exit; None when it has not."""

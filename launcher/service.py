@@ -78,7 +78,7 @@ class Launcher:
                     self._events.put_nowait(fsm.Start())
                     while not self._state.over:
                         self._apply(await self._events.get())
-                except asyncio.CancelledError:
+                except BaseException:
                     await asyncio.shield(self._abandon())
                     raise
                 finally:
@@ -213,14 +213,19 @@ class Launcher:
             self._publish()
 
     async def _stop_engine(self, run: EngineRun, *, graceful: bool) -> None:
-        left = await run.stop(graceful=graceful)
+        try:
+            left = await run.stop(graceful=graceful)
+        except Exception as error:  # without an answer the machine would wait for ever
+            log.exception("stopping the engine failed")
+            self._events.put_nowait(fsm.NotGone(f"stopping the engine failed: {error!r}"))
+            return
         if left:
             self._events.put_nowait(fsm.NotGone(f"processes {left} cannot be killed or still hold GPU memory"))
         else:
             self._events.put_nowait(fsm.Gone(random.random()))  # noqa: S311 - spreads a wait, guards nothing
 
     async def _abandon(self) -> None:
-        """Leave nothing behind when the surrounding program cancels instead of asking."""
+        """Leave nothing behind when the surrounding program cancels instead of asking, or something here breaks."""
         for chore in self._chores:
             chore.cancel()
         if self._run is not None:

@@ -54,7 +54,7 @@ def subreaper() -> Iterator[None]:
     """Orphans come to this process, as they come to the launcher."""
     become_subreaper()
     yield
-    import ctypes  # noqa: PLC0415
+    import ctypes
 
     ctypes.CDLL(None).prctl(36, 0, 0, 0, 0)
 
@@ -108,6 +108,12 @@ async def test_nothing_is_left(tmp_path: Path, options: list[str]):
         assert await running.process.stop(Ladder(0.3, 0.3, 30)) == []
         assert running.left() == []
         assert not Path(recorded.socket_directory or "").exists()
+
+
+async def test_who_listens(tmp_path: Path):
+    """A server that answers at the engine's port is the engine only if the socket is one of its processes'."""
+    async with tree(tmp_path) as running:
+        assert not running.process.listens()
 
 
 async def test_term_is_tried_first(tmp_path: Path):
@@ -234,7 +240,7 @@ def test_a_program_that_is_not_there_leaves_nothing(tmp_path: Path):
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_ports(host: str):
     """A free port is free until somebody listens there."""
-    import socket  # noqa: PLC0415
+    import socket
 
     port = free_port(host)
     assert port_is_free(host, port)

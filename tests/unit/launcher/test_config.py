@@ -3,7 +3,7 @@
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -66,6 +66,7 @@ def test_environment_carries_the_key_and_none_of_our_secrets():
     assert "key" not in engine_argv(settings, 1)
 
 
+@settings(deadline=None)
 @given(st.sampled_from(sorted(REFUSED_FLAGS)), st.sampled_from(["", "=x"]), st.booleans())
 def test_contradicting_flags_are_refused_in_every_spelling(flag: str, value: str, underscores: bool):
     """A refused flag is refused as --flag, --flag=value and --fl_ag, and the message says what to do instead."""

@@ -5,7 +5,7 @@ import os
 from itertools import pairwise
 from pathlib import Path
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from launcher.output import LogFile, Output
@@ -20,6 +20,7 @@ class Nowhere:
         """Keep nothing."""
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, len(TEXT))))
 def test_any_split_gives_the_same_tail(cuts: list[int]):
     """Lines are the same however the pipe cuts them: colours gone, a bar's last drawing kept, empty lines not."""

@@ -1,6 +1,6 @@
 """The engine's counters, and the stall detector that reads them."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from launcher.probe import Load, StallClock, parse_load
@@ -50,6 +50,7 @@ def test_a_failed_look_is_not_idleness():
     assert clock.observe(None, 10)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(0.1, 300), st.integers(0, 50), st.integers(0, 50)), max_size=50))
 def test_a_moving_engine_is_never_stalled(looks: list[tuple[float, int, int]]):
     """However full: an engine whose counter moves at each look, or that has no work, is not dead."""

@@ -61,7 +61,7 @@ def honest(policy: Policy, state: State, actions: list[fsm.Action], rounds: int 
     raise AssertionError(f"never at rest: {state}")
 
 
-@settings(max_examples=400)
+@settings(max_examples=200, deadline=None)
 @given(policies, st.lists(events, max_size=60))
 def test_never_two_engines(policy: Policy, sequence: list[fsm.Event]):
     """An engine is started only when the last one is proved gone, however events come."""
@@ -75,7 +75,7 @@ def test_never_two_engines(policy: Policy, sequence: list[fsm.Event]):
         assert alive == (state.engine is not Engine.NONE)
 
 
-@settings(max_examples=400)
+@settings(max_examples=200, deadline=None)
 @given(policies, st.lists(events, max_size=60))
 def test_every_state_has_a_way_out(policy: Policy, sequence: list[fsm.Event]):
     """From wherever events led, a restart leads to ready and a stop to the end, once the world behaves."""
@@ -91,7 +91,7 @@ def test_every_state_has_a_way_out(policy: Policy, sequence: list[fsm.Event]):
     assert honest(policy, ended, owed + actions).over
 
 
-@settings(max_examples=400)
+@settings(max_examples=200, deadline=None)
 @given(policies, st.lists(events, max_size=60))
 def test_names_tell_the_truth(policy: Policy, sequence: list[fsm.Event]):
     """Only a living engine is called starting, warming, ready or stalled, and a closing launcher starts nothing."""
