@@ -165,8 +165,7 @@ class Launcher:
         if now is Name.READY and before is Name.WARMING:
             self._clock.finish(asyncio.get_running_loop().time())
             self._metrics.startup(self._clock.phases)
-        level = logging.WARNING if now in _TROUBLE else logging.INFO
-        log.log(level, "engine %s%s", now, f": {self._state.reason}" if self._state.reason else "")
+        log.info("engine %s%s", now, f": {self._state.reason}" if self._state.reason else "")
 
     def _publish(self) -> None:
         self._board.changed()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from launcher import gpus
 from launcher.config import EngineSettings
 from launcher.service import Launcher
 from launcher.status import LauncherRunningError
@@ -226,6 +227,81 @@ async def test_ctrl_c_twice_does_not_wait(tmp_path: Path):
         await run.state("draining")
         run.launcher.hurry()
         await stream
+
+
+async def test_a_start_that_never_ends_is_given_up(tmp_path: Path):
+    """Not healthy within startup_timeout: ended, with the reason."""
+    settings = {"startup_timeout": 0.5, "crash_loop_failures": 1, "simulator": {"startup": 600}}
+    async with running(tmp_path, **settings) as run:
+        status = await run.state("failed")
+        assert "not healthy within startup_timeout" in status.reason
+
+
+async def test_garbage_is_no_answer(tmp_path: Path):
+    """Healthy, but no real answer to a one-token request: not ready."""
+    async with running(tmp_path, crash_loop_failures=1, simulator={"fault": "garbage_http"}) as run:
+        status = await run.state("failed")
+        assert "healthy, but" in status.reason
+        assert "ready" not in run.states
+
+
+async def test_system_prompts_are_warmed(tmp_path: Path):
+    """The configured prompts are sent before ready, so that the first user finds them in the prefix cache."""
+    async with running(tmp_path, warmup_prompts=["You are a helper."], warmup_batches=[2]) as run:
+        await run.ready()
+        async with run.engine() as engine, engine.get("/sim/requests") as answer:
+            bodies = [one["body"] for one in await answer.json() if one["target"].startswith("/v1/")]
+        assert len(bodies) == 1 + 2 + 1, "the one-token probe, the batch, the prompt"
+        assert "You are a helper." in bodies[-1]
+
+
+async def test_a_broken_warm_up_is_no_failure(tmp_path: Path):
+    """A prompt too long for the model is a pity; the engine serves all the same."""
+    async with running(tmp_path, warmup_prompts=["word " * 5000], max_model_len=512) as run:
+        await run.ready()
+        assert run.status.restarts == 0
+
+
+async def test_the_canary_sings_in_quiet_times(tmp_path: Path):
+    """An idle engine is asked for a token now and then; one that does not answer is replaced."""
+    async with running(tmp_path, canary_seconds=0.2, canary_timeout=0.5) as run:
+        first = await run.ready()
+        await run.knobs(fault="hang", fault_after=0)
+        await until(lambda: run.status.restarts == 1 and run.status.state == "ready", str(run.status))
+        assert run.status.pid != first.pid
+        assert any("within 0 s" in status.reason or "answered" in status.reason for status in run.seen)
+
+
+async def test_gpu_memory_held_by_others_is_waited_for(tmp_path: Path, monkeypatch):
+    """Somebody else fills a GPU: said which and how much is missing, and tried again."""
+    script(tmp_path / "nvidia-smi", "echo 0, NVIDIA H200, 143771, 131000")
+    script(tmp_path / "vllm", "exit 2")
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(gpus, "_DEVICES", (str(tmp_path),))
+    state = tmp_path / "state"
+    async with running(state, kind="vllm", tensor_parallel_size=1, crash_loop_failures=100) as run:
+        status = await run.state("restarting")
+        assert "GPU 0 (NVIDIA H200) has 12771 of 143771 MiB free" in status.reason
+        script(tmp_path / "nvidia-smi", "echo 0, NVIDIA H200, 143771, 0")
+        status = await run.state("failed")
+        assert "exited with code 2" in status.reason
+
+
+async def test_a_program_that_cannot_run(tmp_path: Path, monkeypatch):
+    """A file that is no program: said, not retried."""
+    program = tmp_path / "vllm"
+    program.write_bytes(b"\x7fnot a program")
+    program.chmod(0o755)
+    monkeypatch.setenv("VLLM_TARGET_DEVICE", "cpu")
+    async with running(tmp_path / "state", kind="vllm", command=[str(program)]) as run:
+        status = await run.state("failed")
+        assert "cannot be started" in status.reason
+
+
+def script(path: Path, body: str) -> None:
+    """Write a small program."""
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(0o755)
 
 
 async def test_a_start_is_followed(tmp_path: Path):
