@@ -6,10 +6,10 @@ Precedence: GATEHOUSE_SECTION__KEY variables, then the file, then the defaults.
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
 
 from gateway.config import (
@@ -41,6 +41,13 @@ class Sections(BaseModel):
     limits: LimitsSettings = LimitsSettings()
     logging: LoggingSettings = LoggingSettings()
     chat: ChatSettings = ChatSettings()
+
+    @model_validator(mode="after")
+    def _plans_exist(self) -> Self:
+        for key in ("default_plan", "user_plan"):
+            if (plan := getattr(self.auth, key)) not in self.plans:
+                raise ValueError(f"auth.{key}: there is no plan {plan!r}; plans are {', '.join(sorted(self.plans))}")
+        return self
 
 
 class ConfigError(Exception):
@@ -112,7 +119,9 @@ def _unreadable(file: Path) -> list[str]:
 
 def _sentence(problem: dict[str, Any]) -> str:
     """`gateway.port: must be less than or equal to 65535, got 99999`."""
-    where = ".".join(str(part) for part in problem["loc"]) or "configuration"
+    if not problem["loc"]:  # between sections: the message names the keys
+        return str(problem["msg"]).removeprefix("Value error, ")
+    where = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         return f"{where}: there is no such key"
     message = str(problem["msg"]).removeprefix("Value error, ").replace("Input should be", "must be")

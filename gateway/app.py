@@ -25,6 +25,7 @@ from gateway.metrics import Metrics
 from gateway.observe import Observer
 from gateway.relay import Relay
 from gateway.settlement import Settlement
+from gateway.timing import Timing
 
 log = logging.getLogger("gatehouse")
 
@@ -93,8 +94,9 @@ class Gateway:
         self.limits.settle(exchange)
         if exchange.route in QUIET_ROUTES:
             return
-        self.metrics.observe(exchange)
-        self.log.write(exchange)
+        timing = Timing.of(exchange)
+        self.metrics.observe(exchange, timing)
+        self.log.write(exchange, timing)
 
     async def _engine_status(self, request: web.Request) -> web.Response:
         """`GET /api/engine`: what the chat shows while the engine is not ready."""

@@ -5,8 +5,9 @@ Each class is one section of `gatehouse.yaml`. Times are seconds, sizes bytes, u
 
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 Seconds = Annotated[float, Field(gt=0)]
 Bytes = Annotated[int, Field(gt=0)]
@@ -94,6 +95,15 @@ class LimitsSettings(Section):
     total: PlanSettings | None = None
     lease_seconds: Seconds = Field(30, description="a concurrency lease not renewed for so long is free again")
     time_zone: str = Field("UTC", description="whose midnight ends the day of tokens_per_day")
+
+    @field_validator("time_zone")
+    @classmethod
+    def _known_zone(cls, name: str) -> str:
+        try:
+            ZoneInfo(name)
+        except (ValueError, OSError):
+            raise ValueError("must be a time zone such as UTC or Asia/Shanghai") from None
+        return name
 
 
 class LoggingSettings(Section):

@@ -89,8 +89,11 @@ class Exchange:
     usage: Usage = field(default_factory=Usage)
     prompt_estimate: int = 0
     reserved_tokens: int = 0
-    unmetered: list[str] = field(default_factory=list)  # pieces of text: generated, sent on, and not covered by `usage`: counted after the request's end
+    unmetered: list[str] = field(
+        default_factory=list
+    )  # pieces of text: generated, sent on, and not covered by `usage`: counted after the request's end
     response_id: str | None = None  # of the Responses API, by which its owner may fetch it again
+    held_seconds: float = 0.0  # waited for an engine that was not ready
     sent_at: float | None = None  # the request left for the engine
     first_token_at: float | None = None
     bytes_in: int = 0

@@ -94,10 +94,11 @@ class _Passage:
 
     async def until_answered(self) -> web.StreamResponse:
         """Hold, send, and where nothing was lost send again."""
-        held_until = time.monotonic() + self.settings.hold_seconds
+        arrived = time.monotonic()
+        held_until = arrived + self.settings.hold_seconds
         sent = 0
         while True:
-            if not await self.engine.wait_ready(max(0.0, held_until - time.monotonic())):
+            if not self.engine.ready and not await self.engine.wait_ready(max(0.0, held_until - time.monotonic())):
                 raise self._unavailable()
             try:
                 connection = await self.engine.connect()
@@ -106,6 +107,7 @@ class _Passage:
                     raise self._unavailable() from error
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
+            self.exchange.held_seconds = time.monotonic() - arrived
             try:
                 return await self._attempt(connection)
             except _EngineLost as lost:

@@ -4,12 +4,14 @@ import asyncio
 import contextlib
 import gc
 import json
+import logging
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from gateway.app import Gateway
 from gateway.config import Config
@@ -17,6 +19,22 @@ from gateway.config import Config
 STATE_FILE = "gateway.json"
 # what aiohttp waits for handlers after the drain; measured: it may take twice as long
 SHUTDOWN_SECONDS = 0.5
+
+
+log = logging.getLogger("gatehouse.http")
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """What is not HTTP is the sender's mistake: one line of it, no traceback, or anybody could flood the log."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, HttpProcessingError):
+        record.exc_info = None
+        record.levelno, record.levelname = logging.INFO, "INFO"
+        record.msg, record.args = "not HTTP: %s", (" ".join(error.message.split())[:200],)
+    return True
+
+
+log.addFilter(_without_traceback)
 
 
 class Listening(NamedTuple):
@@ -60,6 +78,7 @@ async def _running(app: web.Application) -> AsyncIterator[web.AppRunner]:
         auto_decompress=False,
         keepalive_timeout=75,
         shutdown_timeout=SHUTDOWN_SECONDS,
+        logger=log,
         handle_signals=False,
     )
     await runner.setup()

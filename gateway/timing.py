@@ -14,8 +14,8 @@ class Timing(msgspec.Struct, frozen=True):
     | field | from | to |
     |---|---|---|
     | duration | arrival | end |
-    | overhead | arrival | sent on (end, if never sent): authentication, limits, shaping, waiting for an engine |
-    | ttft | arrival | first token: overhead and queue together, what the client waits for |
+    | overhead | arrival | sent on (end, if never sent), less the wait for an engine that was not ready |
+    | ttft | arrival | first token: what the client waits for |
     | queue | sent to the engine | first token: the engine's waiting line and prefill |
     | inter_token | first token | end; the mean between two tokens of a stream that has at least two |
     """
@@ -29,12 +29,12 @@ class Timing(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, exchange: Exchange, ended: float | None = None) -> Self:
-        """The timing of a request that ended at `ended` (time.monotonic(); default: now).
+        """The timing of a request that ended at `ended` (time.monotonic(); default: when it did, else now).
 
         Tokens per second are completion tokens from the first token to the end where the answer was streamed; from
         sending to the end where it came in one piece.
         """
-        end = time.monotonic() if ended is None else ended
+        end = ended or exchange.ended or time.monotonic()
         sent, first, tokens = exchange.sent_at, exchange.first_token_at, exchange.usage.completion_tokens
         inter_token = speed = None
         if exchange.stream and first is not None and tokens > 1 and end > first:
@@ -44,7 +44,7 @@ class Timing(msgspec.Struct, frozen=True):
             speed = tokens / (end - sent)
         return cls(
             duration=end - exchange.started,
-            overhead=(end if sent is None else sent) - exchange.started,
+            overhead=(end if sent is None else sent) - exchange.started - exchange.held_seconds,
             ttft=None if first is None else first - exchange.started,
             queue=None if first is None or sent is None else first - sent,
             inter_token=inter_token,

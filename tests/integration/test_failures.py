@@ -86,17 +86,19 @@ async def test_an_engine_that_fails_in_mid_stream(engine: Simulator, tmp_path: P
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_request_without_a_byte_survives_its_engine(tmp_path: Path, path: str, stream: bool) -> None:
     """The engine dies before its answer: the request is held, and served by the next engine as if nothing happened."""
-    async with simulator("--sim-control", knobs={"fault": "die_before_first_byte", "fault_times": 1}) as first:
-        async with gateway(first.url, tmp_path) as gate:
-            waiting = asyncio.create_task(answered(gate, path, stream))
-            await first.wait()
-            async with simulator("--sim-control", port=first.port):
-                status, body = await waiting
-            assert status == 200
-            assert body
-            [line] = await gate.logged(1, route=path)
-            assert line["outcome"] == "complete"
-            assert line["completion_tokens"] == 20
+    async with (
+        simulator("--sim-control", knobs={"fault": "die_before_first_byte", "fault_times": 1}) as first,
+        gateway(first.url, tmp_path) as gate,
+    ):
+        waiting = asyncio.create_task(answered(gate, path, stream))
+        await first.wait()
+        async with simulator("--sim-control", port=first.port):
+            status, body = await waiting
+        assert status == 200
+        assert body
+        [line] = await gate.logged(1, route=path)
+        assert line["outcome"] == "complete"
+        assert line["completion_tokens"] == 20
 
 
 async def answered(gate: RunningGateway, path: str, stream: bool) -> tuple[int, bytes]:
