@@ -11,6 +11,7 @@ class _Usage(msgspec.Struct):
     input_tokens: int | None = None
     output_tokens: int | None = None
     cache_read_input_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
 
 
 class _Delta(msgspec.Struct):
@@ -51,9 +52,10 @@ def answer_usage(body: bytes) -> Usage | None:
 def _merge(known: Usage, news: _Usage) -> Usage:
     """Later figures replace earlier ones; a figure that is missing leaves the known one."""
     cached = news.cache_read_input_tokens or 0
+    # total input = input_tokens + cache_read + cache_creation; ours, like OpenAI's, is the total
+    apart = cached + (news.cache_creation_input_tokens or 0)
     return Usage(
-        # Anthropic counts cached input apart from input_tokens; ours, like OpenAI's, are part of the prompt
-        prompt_tokens=known.prompt_tokens if news.input_tokens is None else news.input_tokens + cached,
+        prompt_tokens=known.prompt_tokens if news.input_tokens is None else news.input_tokens + apart,
         completion_tokens=known.completion_tokens if news.output_tokens is None else news.output_tokens,
         cached_tokens=cached or known.cached_tokens,
     )

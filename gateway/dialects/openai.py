@@ -18,6 +18,8 @@ _EVENT_ENDS = re.compile(rb"(?<=\n\n)|(?<=\r\n\r\n)")
 _ERROR = b'data: {"error"'
 _USAGE_ONLY = b'"choices":[]'
 _ABORTED = b'"finish_reason":"abort"'
+_TERMINAL = b'"finish_reason":"'  # a chunk that ends its choice; in all others it is null
+_FINGERPRINT = re.compile(rb',"system_fingerprint":"[^"]*"')
 _DONE = re.compile(rb"(?:^|(?<=\n))data: \[DONE\]")  # at the start of a line: a text may contain it, but no line feed
 
 
@@ -96,6 +98,7 @@ class OpenAIMeter(StreamMeter):
         self._choices_per_prompt = choices_per_prompt
         self._last_usage: bytes | None = None  # parsed when asked for: most chunks' figures are never looked at
         self._by_choice: dict[int, _Usage] = {}
+        self._held: list[bytes] = []  # chunks that end a choice, until the fingerprint for them is known
         self._aborted = False
 
     @property
@@ -127,6 +130,12 @@ class OpenAIMeter(StreamMeter):
             self._aborted = True
         if b"[DONE]" in events and (done := _DONE.search(events)):
             events = self._end_of_stream(events, done.start())
+        if self._choices > 1:
+            self._meter_choices(events)
+        if self._show_usage:
+            return self._with_usage(events)
+        if self._held or _TERMINAL in events or _USAGE_ONLY in events or self.finished:
+            return self._last_events(events)
         return self._without_usage(events)
 
     def _cut_at_error(self, events: bytes) -> bytes:
@@ -149,24 +158,52 @@ class OpenAIMeter(StreamMeter):
         return events
 
     def _without_usage(self, events: bytes) -> bytes:
-        if self._choices > 1:
-            self._meter_choices(events)
-        if _USAGE_ONLY in events:
-            self._last_usage = _USAGE.findall(events)[-1]
-            if self._show_usage and self._show_running_usage:
-                return events
-            return b"".join(self._filtered(event) for event in _EVENT_ENDS.split(events))
         parts = _USAGE.split(events)
         if len(parts) == 1:
             return events
-        if self._choices == 1:
+        if self._choices == 1 or _USAGE_ONLY in events:
             self._last_usage = parts[-2]
-        return events if self._show_running_usage else b"".join(parts[::2])
+        return b"".join(parts[::2])
 
-    def _filtered(self, event: bytes) -> bytes:
-        if _USAGE_ONLY in event:
-            return event if self._show_usage else b""
-        return event if self._show_running_usage else _USAGE.sub(b"", event)
+    def _with_usage(self, events: bytes) -> bytes:
+        """The client asked for the usage chunk, and perhaps for running usage."""
+        if self._show_running_usage:
+            self._without_usage(events)  # to read it
+            return events
+        if _USAGE_ONLY not in events:
+            return self._without_usage(events)
+        found = _USAGE.findall(events)
+        self._last_usage = found[-1]
+        return b"".join(e if _USAGE_ONLY in e else _USAGE.sub(b"", e) for e in _EVENT_ENDS.split(events))
+
+    def _last_events(self, events: bytes) -> bytes:
+        """The usage chunk goes; the fingerprint in it belongs, without usage, into the chunks that end a choice.
+
+        So those are held back until the usage chunk, which vLLM sends in the same breath as the last of them.
+        """
+        out = []
+        for event in _EVENT_ENDS.split(events):
+            plain = self._without_usage(event)
+            if _USAGE_ONLY in event:
+                found = _FINGERPRINT.search(event)
+                out += [_stamped(held, found[0] if found else b"") for held in self._held]
+                self._held = []
+            elif _TERMINAL in event:
+                self._held.append(plain)
+            else:
+                if _DONE.match(event):
+                    out += self._held
+                    self._held = []
+                out.append(plain)
+        if self.error is not None:
+            out += self._held
+            self._held = []
+        return b"".join(out)
+
+    def end(self) -> bytes:
+        """Return what was kept back when the engine's answer is over."""
+        held, self._held = self._held, []
+        return b"".join(held) + super().end()
 
     def _meter_choices(self, events: bytes) -> None:
         """Several choices: each chunk's usage is its own choice's, the sum is ours to make."""
@@ -182,6 +219,12 @@ class OpenAIMeter(StreamMeter):
             prompt_tokens=sum(prompts.values()),
             completion_tokens=sum(usage.completion_tokens or 0 for usage in self._by_choice.values()),
         )
+
+
+def _stamped(event: bytes, fingerprint: bytes) -> bytes:
+    """Add a field at the end of a chunk's object."""
+    end = event.rfind(b"}")
+    return event[:end] + fingerprint + event[end:]
 
 
 def _chunk_of(event: bytes) -> _Chunk | None:

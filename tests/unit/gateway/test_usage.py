@@ -56,7 +56,13 @@ FINAL = usage_of(7, 3, prompt_tokens_details={"cached_tokens": 4}, completion_to
 
 
 def final_chunk(usage: dict[str, Any]) -> bytes:
-    return frame({"id": "chatcmpl-1", "choices": [], "usage": usage, "system_fingerprint": "x"})
+    return frame({"id": "chatcmpl-1", "choices": [], "usage": usage, "system_fingerprint": "vllm-x"})
+
+
+def last_chunk(index: int, count: int, *, running: bool, fingerprint: bool) -> bytes:
+    """The chunk that ends a choice; without a usage chunk to follow it carries the fingerprint (vLLM 0.32)."""
+    last = chunk(index, "", usage_of(7, count) if running and count else None, finish="stop")
+    return last[:-3] + (b',"system_fingerprint":"vllm-x"}\n\n' if fingerprint else b"}\n\n")
 
 
 def chat_stream(
@@ -69,6 +75,8 @@ def chat_stream(
         index = i % choices
         counts[index] += 1
         out.append(chunk(index, content, usage_of(7, counts[index]) if running else None))
+    if end:
+        out += [last_chunk(index, count, running=running, fingerprint=not final) for index, count in enumerate(counts)]
     if final:
         out.append(final_chunk({**FINAL, "completion_tokens": sum(counts), "total_tokens": 7 + sum(counts)}))
     return b"".join(out) + end
@@ -149,8 +157,8 @@ def test_an_engine_that_dies_ends_the_stream_without_done(cuts: list[int]) -> No
 def test_a_stream_that_the_engine_aborts_is_no_whole_answer(cuts: list[int]) -> None:
     """On SIGTERM vLLM ends streams with finish_reason "abort" and `[DONE]` (recorded): the `[DONE]` is held back."""
     last = chunk(0, "x", usage_of(7, 1), finish="abort")
-    got = fed(metered := meter(running=True), last + b"data: [DONE]\n\n", cuts)
-    assert got == last
+    got = fed(metered := meter(), last + b"data: [DONE]\n\n", cuts)
+    assert got == chunk(0, "x", None, finish="abort")
     assert metered.error == "the engine was stopped"
 
 
@@ -168,6 +176,36 @@ def test_garbage_between_events_passes_and_is_not_counted() -> None:
     garbage = b"data: {not json}\n\nretry: 5\n\n"
     assert metered.feed(garbage) == garbage
     assert metered.usage == Usage()
+
+
+def test_ends_of_choices_wait_for_the_fingerprint() -> None:
+    """Of several choices, one that ends early is told so at the end, when the fingerprint that belongs there is known."""
+    metered = meter(choices=2)
+    stop = chunk(0, "", usage_of(7, 1), finish="stop")
+    assert metered.feed(stop) == b""
+    assert metered.feed(chunk(1, "b", usage_of(7, 1))) == chunk(1, "b", None)
+    assert metered.feed(final_chunk(FINAL)) == last_chunk(0, 1, running=False, fingerprint=True)
+    assert metered.feed(b"data: [DONE]\n\n") == b"data: [DONE]\n\n"
+
+
+@pytest.mark.parametrize("fingerprint", [b"", b',"system_fingerprint":null'])
+def test_an_engine_without_a_fingerprint(fingerprint: bytes) -> None:
+    """Older vLLM, or --fingerprint-mode none: nothing is made up."""
+    metered = meter()
+    last = b'data: {"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1}' + fingerprint + b"}\n\n"
+    stop = chunk(0, "", usage_of(1, 1), finish="stop")
+    assert metered.feed(stop + last) == chunk(0, "", None, finish="stop")
+
+
+def test_an_end_that_no_usage_chunk_follows_is_not_lost() -> None:
+    """Whatever the engine does next: `[DONE]`, an error, the end of the connection."""
+    stop, bare = chunk(0, "", usage_of(7, 1), finish="stop"), chunk(0, "", None, finish="stop")
+    done = b"data: [DONE]\n\n"
+    assert meter().feed(stop + done) == bare + done
+    assert meter().feed(stop + frame({"error": "x"})) == bare
+    metered = meter()
+    assert metered.feed(stop) == b""
+    assert metered.end() == bare
 
 
 def test_an_event_without_end_is_an_error_and_not_a_memory_leak(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -308,8 +346,10 @@ def test_of_a_cut_messages_stream_prompt_and_text_are_known(cuts: list[int]) -> 
 
 def test_cached_input_counts_as_prompt() -> None:
     """Anthropic's form keeps cached tokens apart; here, as in OpenAI's, they are part of the prompt."""
-    body = b'{"usage":{"input_tokens":10,"output_tokens":2,"cache_read_input_tokens":90}}'
-    assert answer_usage(Api.MESSAGES, body) == Usage(100, 2, 90)
+    body = (
+        b'{"usage":{"input_tokens":10,"output_tokens":2,"cache_read_input_tokens":90,"cache_creation_input_tokens":5}}'
+    )
+    assert answer_usage(Api.MESSAGES, body) == Usage(105, 2, 90)
 
 
 @pytest.mark.parametrize(
