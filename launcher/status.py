@@ -146,9 +146,10 @@ def application(control: Control, board: Board) -> web.Application:
 
     async def events(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
-        await response.prepare(request)
-        async for changed in board.follow():
-            await response.write(f"data: {control.snapshot().json()}\n\n".encode() if changed else b": hb\n\n")
+        with contextlib.suppress(ConnectionError):  # a follower that leaves is no error
+            await response.prepare(request)
+            async for changed in board.follow():
+                await response.write(f"data: {control.snapshot().json()}\n\n".encode() if changed else b": hb\n\n")
         return response
 
     async def metrics(_: web.Request) -> web.Response:

@@ -78,6 +78,25 @@ async def test_followers_do_not_delay_the_stop(tmp_path: Path):
             assert "draining" in states
 
 
+async def test_a_follower_that_leaves_is_no_error(tmp_path: Path, caplog):
+    """Followers go away in the middle, one after the other; nothing is logged, and those who stay hear on."""
+    async with running(tmp_path) as run:
+        await run.ready()
+        async with run.control() as staying, staying.get("/events") as answer:
+            for _ in range(3):
+                _, leaving = await asyncio.open_unix_connection(str(tmp_path / "engine.sock"))
+                leaving.write(b"GET /events HTTP/1.1\r\nHost: launcher\r\n\r\n")
+                await leaving.drain()
+                leaving.transport.abort()
+            run.launcher.restart()
+            told = frames(answer)
+            async with asyncio.timeout(60):
+                while (await anext(told))["restarts"] != 1:
+                    pass
+        await run.ready()
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 async def test_a_quiet_time_has_heartbeats(monkeypatch):
     """Nothing happens: the follower is told that too, so that it knows the launcher lives."""
     monkeypatch.setattr("launcher.status.HEARTBEAT_SECONDS", 0.01)
