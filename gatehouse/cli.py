@@ -5,18 +5,24 @@ Exit codes: 0 done, 1 it could not be done, 2 wrong usage or configuration.
 
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 
 import click
 
-from gatehouse.commands.engine import engine
-from gatehouse.commands.gateway import gateway
-from gatehouse.commands.identity import token, user
-from gatehouse.commands.settings import config
-from gatehouse.commands.up import up
 from gatehouse.context import Context
 from gatehouse.settings import ConfigError
+
+# name: where it is, and its line in --help; only the command that is called is imported
+COMMANDS = {
+    "up": ("gatehouse.commands.up", "Start the engine and the gateway."),
+    "engine": ("gatehouse.commands.engine", "Run the engine alone, or operate the one that runs."),
+    "gateway": ("gatehouse.commands.gateway", "Run the gateway alone."),
+    "token": ("gatehouse.commands.identity", "Issue, list, inspect and revoke API tokens."),
+    "user": ("gatehouse.commands.identity", "Add, list and change the users of the chat."),
+    "config": ("gatehouse.commands.settings", "Show the effective settings, or their schema."),
+}
 
 
 def _set_config(ctx: click.Context, _param: click.Parameter, value: Path | None) -> None:
@@ -43,18 +49,6 @@ def _shared_options() -> list[click.Option]:
     ]  # fmt: skip
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(version("vllm-gatehouse"), prog_name="gatehouse")
-@click.pass_context
-def gatehouse(ctx: click.Context) -> None:
-    """One command puts a language model to work for a whole team."""
-    ctx.obj = Context()
-
-
-for _command in (up, engine, gateway, token, user, config):
-    gatehouse.add_command(_command)
-
-
 def _walk(command: click.Command) -> Iterator[click.Command]:
     yield command
     if isinstance(command, click.Group):
@@ -62,9 +56,33 @@ def _walk(command: click.Command) -> Iterator[click.Command]:
             yield from _walk(sub)
 
 
-for _command in _walk(gatehouse):
-    if _command is not gatehouse:
-        _command.params += _shared_options()
+class _Commands(click.Group):
+    """The table above as a click group; --config and --state-dir mean the same for every command in it."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - the signature is click's
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in COMMANDS:
+            return None
+        if cmd_name not in self.commands:
+            command: click.Command = getattr(import_module(COMMANDS[cmd_name][0]), cmd_name)
+            for each in _walk(command):
+                each.params += _shared_options()
+            self.add_command(command, cmd_name)
+        return self.commands[cmd_name]
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(version("vllm-gatehouse"), prog_name="gatehouse")
+@click.pass_context
+def gatehouse(ctx: click.Context) -> None:
+    """One command puts a language model to work for a whole team."""
+    ctx.obj = Context()
 
 
 def main() -> None:
