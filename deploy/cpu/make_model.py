@@ -5,9 +5,10 @@ usage: make_model.py FOLDER     (with an interpreter that has torch, transformer
 
 It has gpt-oss's full vocabulary (vLLM renders its chats with Harmony's own token ids) and two small layers whose
 attention and experts add nothing, so that the next token follows from the last one alone: a Markov chain. It opens a
-channel, says " one two three … winter" and ends; an even coin at temperature 1 chooses between the reasoning and the
-final channel, and between one more message and the end. From any other token it goes on with " one".
-About 104 MB on disk.
+channel and says " one two three … winter". Then it begins again, or ends the message, or the answer: at temperature 1
+with a chance of 45, 27 and 27 %, at temperature 0 it begins again for ever, so that a caller of any API can have a
+short answer or an endless one. An even coin chooses between reasoning and final channel. From any other token it goes
+on with " one". About 104 MB on disk.
 """
 # ruff: noqa: INP001, S106 - a script; what S106 takes for passwords are token names
 
@@ -24,7 +25,8 @@ from transformers import GptOssConfig, GptOssForCausalLM, PreTrainedTokenizerFas
 CONTEXT = 4096
 VOCABULARY = 201088  # gpt-oss's
 HIDDEN = 128
-CONFIDENCE = 24.0  # logit of a successor, before the final norm; two successors share the probability evenly
+CONFIDENCE = 24.0  # logit of a successor; two of them share the probability evenly
+PREFERENCE = 0.5  # what is added to that of beginning again
 WORDS = (
     " one two three four five six seven eight nine ten red green blue black white"
     " north south east west spring summer autumn winter"
@@ -85,7 +87,7 @@ def make_successors() -> tuple[dict[int, list[int]], int]:
         final: [message],
         message: [words[0]],
         **{word: [following] for word, following in pairwise(words)},
-        words[-1]: [end, stop],
+        words[-1]: [words[0], end, stop],
         end: [start],
         stop: [start],
     }
@@ -120,7 +122,7 @@ def make_weights(successors: dict[int, list[int]], after_others: int) -> GptOssF
     anything_else = HIDDEN - 1
     if len(place) > anything_else:
         raise ValueError(f"{len(place)} tokens do not fit into {HIDDEN} dimensions")
-    logit = CONFIDENCE / HIDDEN**0.5
+    scale = HIDDEN**-0.5  # of the final norm, for a one-hot vector
     with torch.no_grad():
         for name, weights in model.named_parameters():
             if "o_proj" in name or "down_proj" in name:
@@ -135,8 +137,10 @@ def make_weights(successors: dict[int, list[int]], after_others: int) -> GptOssF
             embedding[token, anything_else] = 0.0
             embedding[token, index] = 1.0
             for following in successors[token]:
-                output[following, index] = logit
-        output[after_others, anything_else] = logit
+                output[following, index] = CONFIDENCE * scale
+            if len(successors[token]) > 2:
+                output[successors[token][0], index] = (CONFIDENCE + PREFERENCE) * scale
+        output[after_others, anything_else] = CONFIDENCE * scale
     return model
 
 

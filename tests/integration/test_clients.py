@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support import client_suite
+from tests.support.client_suite.answers import *  # noqa: F403
+from tests.support.client_suite.refusals import *  # noqa: F403
 from tests.support.client_suite.wire import *  # noqa: F403
 from tests.support.stack import SIMULATED, Stack, running_stack
 

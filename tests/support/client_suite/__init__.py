@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import pytest
 
-pytest.register_assert_rewrite(*(f"{__name__}.{module}" for module in ("answers", "wire", "refusals")))
+pytest.register_assert_rewrite(*(f"{__name__}.{module}" for module in ("answers", "callers", "refusals", "wire")))
 
 
 @dataclass(frozen=True, slots=True)
