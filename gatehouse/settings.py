@@ -21,6 +21,7 @@ from gateway.config import (
     LimitsSettings,
     LoggingSettings,
     PlanSettings,
+    RedisSettings,
 )
 from launcher.config import EngineSettings
 
@@ -35,6 +36,7 @@ class Sections(BaseModel):
 
     engine: EngineSettings = EngineSettings()
     gateway: GatewaySettings = GatewaySettings()
+    redis: RedisSettings = RedisSettings()
     database: DatabaseSettings = DatabaseSettings()
     auth: AuthSettings = AuthSettings()
     plans: dict[str, PlanSettings] = DEFAULT_PLANS

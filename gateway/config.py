@@ -49,6 +49,20 @@ class GatewaySettings(Section):
     drain_seconds: Seconds = Field(30, description="how long running streams may finish on shutdown")
 
 
+class RedisSettings(Section):
+    """Hot counters that several workers or hosts share. Without a URL each worker counts for itself."""
+
+    url: SecretStr | None = Field(
+        None,
+        description="redis://, rediss:// (TLS), unix://, redis+sentinel://HOST,…/SERVICE; several hosts: a cluster",
+    )
+    on_failure: Literal["local", "open", "closed"] = Field(
+        "local", description="while it is away: each worker counts for itself, nobody counts, or requests are refused"
+    )
+    timeout_seconds: float = Field(0.05, gt=0, le=0.1, description="longest wait of a request for an answer")
+    namespace: str = Field("gatehouse", pattern=r"^[A-Za-z0-9_.:-]{1,64}$", description="what every key begins with")
+
+
 class DatabaseSettings(Section):
     """SQL: what must survive. SQLite in the state directory unless a URL is given."""
 
@@ -83,6 +97,7 @@ class PlanSettings(Section):
     tokens_per_minute: Count | None = None
     concurrent_requests: Count | None = None
     tokens_per_day: Count | None = None
+    tokens_per_month: Count | None = None
     priority: int = Field(0, description="vLLM's priority; lower goes first")
     max_tokens: Count | None = Field(None, description="largest output a request may ask for")
 
@@ -94,7 +109,7 @@ class LimitsSettings(Section):
     model: dict[str, PlanSettings] = {}
     total: PlanSettings | None = None
     lease_seconds: Seconds = Field(30, description="a concurrency lease not renewed for so long is free again")
-    time_zone: str = Field("UTC", description="whose midnight ends the day of tokens_per_day")
+    time_zone: str = Field("UTC", description="whose midnight ends the day of tokens_per_day, and the month")
 
     @field_validator("time_zone")
     @classmethod
@@ -165,6 +180,7 @@ class Config(Section):
     state_dir: Path
     engine: EngineTarget
     gateway: GatewaySettings = GatewaySettings()
+    redis: RedisSettings = RedisSettings()
     database: DatabaseSettings = DatabaseSettings()
     auth: AuthSettings = AuthSettings()
     plans: dict[str, PlanSettings] = DEFAULT_PLANS

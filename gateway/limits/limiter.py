@@ -28,7 +28,8 @@ class Kind(enum.StrEnum):
     REQUESTS = "requests"
     TOKENS = "tokens"
     CONCURRENT = "concurrent"
-    QUOTA = "quota"
+    QUOTA = "quota"  # a day's budget of tokens
+    MONTH = "month"  # a month's
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,7 @@ class Allowance:
     tokens: Pace | None = None
     concurrent: int | None = None
     tokens_per_day: int | None = None
+    tokens_per_month: int | None = None
 
     @property
     def unlimited(self) -> bool:
@@ -81,6 +83,11 @@ class Rule:
 
     key: str
     allowance: Allowance
+
+
+def leased(rules: Sequence[Rule]) -> list[Rule]:
+    """The rules that count leases: those that limit them, and the first, whose count the caller is told."""
+    return [rule for rule in rules if rule is rules[0] or rule.allowance.concurrent is not None]
 
 
 class Rate(msgspec.Struct, frozen=True, gc=False):
@@ -117,6 +124,7 @@ class Verdict(msgspec.Struct, frozen=True):
     tokens: Rate | None
     concurrent: Rate | None
     day: Rate | None
+    month: Rate | None = None
 
     @property
     def allowed(self) -> bool:
@@ -145,10 +153,3 @@ class Limiter(Protocol):
         That makes it idempotent: what is settled is unknown from then on.
         """
         ...
-
-
-def tighter(one: Rate | None, other: Rate) -> Rate:
-    """Of two rates the one that has fewer left; among equals the one that takes longer to recover."""
-    if one is None or (other.remaining, -other.reset) < (one.remaining, -one.reset):
-        return other
-    return one

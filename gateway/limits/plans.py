@@ -61,6 +61,7 @@ def allowance(settings: PlanSettings) -> Allowance:
         tokens=Pace.of_tokens(settings.tokens_per_minute) if settings.tokens_per_minute else None,
         concurrent=settings.concurrent_requests,
         tokens_per_day=settings.tokens_per_day,
+        tokens_per_month=settings.tokens_per_month,
     )
 
 
@@ -76,12 +77,14 @@ def headers(verdict: Verdict) -> dict[str, str]:
         fields["x-ratelimit-remaining-concurrent"] = str(verdict.concurrent.remaining)
     if verdict.day:
         _rate(fields, "tokens-day", verdict.day)
+    if verdict.month:
+        _rate(fields, "tokens-month", verdict.month)
     if refusal := verdict.refusal:
         if refusal.retry_after is not None:
             milliseconds = math.ceil(refusal.retry_after * 1000)
             fields["retry-after-ms"] = str(milliseconds)
             fields["retry-after"] = str(math.ceil(milliseconds / 1000))
-        if refusal.retry_after is None or refusal.kind is Kind.QUOTA:
+        if refusal.retry_after is None or refusal.kind in _BUDGETS:
             fields["x-should-retry"] = "false"
     return fields
 
@@ -93,8 +96,8 @@ def refusal_message(refusal: Refusal) -> tuple[str, str, str]:
         message = f"Prompt and max_tokens together are more tokens than {whose} limit of {refusal.limit} can ever hold."
         return "tokens", "request_too_large_for_plan", message
     wait = go_duration(refusal.retry_after)
-    if refusal.kind is Kind.QUOTA:
-        message = f"{whose} budget of {refusal.limit} tokens a day is spent. It is renewed in {wait}."
+    if period := _BUDGETS.get(refusal.kind):
+        message = f"{whose} budget of {refusal.limit} tokens a {period} is spent. It is renewed in {wait}."
         return "insufficient_quota", "insufficient_quota", message[0].upper() + message[1:]
     if refusal.kind is Kind.CONCURRENT:
         message = f"{refusal.limit} requests are running already, which is {whose} limit. Please try again in {wait}."
@@ -103,6 +106,7 @@ def refusal_message(refusal: Refusal) -> tuple[str, str, str]:
     return refusal.kind.value, "rate_limit_exceeded", message[0].upper() + message[1:]
 
 
+_BUDGETS = {Kind.QUOTA: "day", Kind.MONTH: "month"}
 _WHOSE = {"subject": "your", "team": "your team's", "model": "the model's", "total": "this service's"}
 
 

@@ -3,6 +3,7 @@
 The model keeps backlogs that it lets run off step by step, plain sets of leases, and a list of all that was admitted.
 """
 
+import datetime as dt
 from dataclasses import dataclass, field
 
 import hypothesis.strategies as st
@@ -12,10 +13,10 @@ from gateway.limits.limiter import FORGET_AFTER, MINUTE, SECOND, Allowance, Kind
 
 LEASE = 30
 DAY = 24 * 3600 * SECOND
-OWN = Allowance(Pace.of_requests(60, 5), Pace.of_tokens(6000), 3, 50_000)
+OWN = Allowance(Pace.of_requests(60, 5), Pace.of_tokens(6000), 3, 50_000, 55_000)
 PLAIN = Allowance(None, None, None, None)
 TEAM = Allowance(Pace.of_requests(7, 7), None, 4, None)
-TOTAL = Allowance(None, Pace.of_tokens(7777), None, 70_000)
+TOTAL = Allowance(None, Pace.of_tokens(7777), None, 70_000, 80_000)
 RULES = {
     "alice": (Rule("subject:alice", OWN), Rule("team:red", TEAM), Rule("total", TOTAL)),
     "bob": (Rule("subject:bob", OWN), Rule("team:red", TEAM), Rule("total", TOTAL)),
@@ -28,12 +29,18 @@ ALLOWANCES = {rule.key: rule.allowance for rules in RULES.values() for rule in r
 class Clock:
     """Time that the test moves; microseconds, monotonic and wall in step."""
 
-    def __init__(self) -> None:
-        self.now = 1_000 * DAY + 23 * 3600 * SECOND
+    def __init__(self, day: int = 1000) -> None:
+        self.now = day * DAY + 23 * 3600 * SECOND
 
     def __call__(self) -> int:
         """Now."""
         return self.now
+
+
+def month_of(now: int) -> int:
+    """A number for each month, in UTC."""
+    date = dt.datetime.fromtimestamp(now // SECOND, dt.UTC)
+    return date.year * 12 + date.month
 
 
 def finish(coroutine):
@@ -53,6 +60,8 @@ class Book:
     token_backlog: int = 0
     day: int = 0
     day_tokens: int = 0
+    month: int = 0
+    month_tokens: int = 0
     leases: dict[str, int] = field(default_factory=dict)
 
 
@@ -72,6 +81,11 @@ class Entry:
         """The day it was admitted on."""
         return self.at // DAY
 
+    @property
+    def month(self) -> int:
+        """The month it was admitted in."""
+        return month_of(self.at)
+
 
 class LimiterMachine(RuleBasedStateMachine):
     """Acquire, settle, renew and time in any order; after each step limiter and model agree."""
@@ -84,12 +98,12 @@ class LimiterMachine(RuleBasedStateMachine):
         """Run one of the limiter's methods."""
         return finish(coroutine)
 
-    @initialize()
-    def begin(self) -> None:
-        """An empty limiter and an empty model."""
-        self.clock = Clock()
+    @initialize(day=st.sampled_from([1000, 1003]))
+    def begin(self, day: int) -> None:
+        """An empty limiter and an empty model, an hour before a day's end, which may be a month's (1972-09-30)."""
+        self.clock = Clock(day)
         self.limiter = self.make(self.clock)
-        self.books = {key: Book(day=self.clock.now // DAY) for key in ALLOWANCES}
+        self.books = {key: Book(day=day, month=month_of(self.clock.now)) for key in ALLOWANCES}
         self.held: dict[str, Entry] = {}
         self.count = 0
         self.log: dict[str, Entry] = {}
@@ -103,6 +117,8 @@ class LimiterMachine(RuleBasedStateMachine):
             book.token_backlog = max(0, book.token_backlog - step)
             if book.day != self.clock.now // DAY:
                 book.day, book.day_tokens = self.clock.now // DAY, 0
+            if book.month != month_of(self.clock.now):
+                book.month, book.month_tokens = month_of(self.clock.now), 0
             book.leases = {key: expiry for key, expiry in book.leases.items() if expiry > self.clock.now}
         now = self.clock.now
         self.held = {key: held for key, held in self.held.items() if now - held.touched < FORGET_AFTER}
@@ -118,6 +134,8 @@ class LimiterMachine(RuleBasedStateMachine):
             if allowance.concurrent is not None and len(book.leases) >= allowance.concurrent:
                 return False
             if allowance.tokens_per_day is not None and book.day_tokens + tokens > allowance.tokens_per_day:
+                return False
+            if allowance.tokens_per_month is not None and book.month_tokens + tokens > allowance.tokens_per_month:
                 return False
         return True
 
@@ -136,6 +154,8 @@ class LimiterMachine(RuleBasedStateMachine):
         assert (verdict.concurrent.remaining if verdict.concurrent else None) == min(left, default=None)
         left = [max(0, allow.tokens_per_day - book.day_tokens) for book, allow in books if allow.tokens_per_day]
         assert (verdict.day.remaining if verdict.day else None) == min(left, default=None)
+        left = [max(0, allow.tokens_per_month - book.month_tokens) for book, allow in books if allow.tokens_per_month]
+        assert (verdict.month.remaining if verdict.month else None) == min(left, default=None)
 
     @rule(who=st.sampled_from(sorted(RULES)), tokens=st.integers(0, 2500) | st.integers(0, 60_000))
     def acquire(self, who: str, tokens: int) -> None:
@@ -168,6 +188,8 @@ class LimiterMachine(RuleBasedStateMachine):
                 book.token_backlog += allowance.tokens.cost(tokens)
             if allowance.tokens_per_day:
                 book.day_tokens += tokens
+            if allowance.tokens_per_month:
+                book.month_tokens += tokens
             book.leases[reservation] = self.clock.now + LEASE * SECOND
 
     @precondition(lambda self: self.held)
@@ -197,6 +219,8 @@ class LimiterMachine(RuleBasedStateMachine):
                 book.token_backlog = max(0, book.token_backlog + pace.cost(tokens) - pace.cost(held.tokens))
             if allowance.tokens_per_day and held.day == book.day:
                 book.day_tokens += tokens - held.tokens
+            if allowance.tokens_per_month and held.month == book.month:
+                book.month_tokens += tokens - held.tokens
 
     @precondition(lambda self: self.held)
     @rule(data=st.data())
@@ -228,6 +252,7 @@ class LimiterMachine(RuleBasedStateMachine):
             assert any(
                 (a.tokens and a.tokens.cost(tokens) > a.tokens.depth)
                 or (a.tokens_per_day and tokens > a.tokens_per_day)
+                or (a.tokens_per_month and tokens > a.tokens_per_month)
                 for a in (each.allowance for each in RULES[who])
             )
             return
