@@ -15,11 +15,10 @@ from gateway.context import EXCHANGE, Api, Exchange, Principal, Via
 from gateway.engine import Engine
 from gateway.errors import NotFound, RequestTimeout, TooLarge, TooManyRequests, Unavailable, UnsupportedMedia
 from gateway.limits import Limits
-from gateway.limits.estimate import estimate_prompt_tokens
 from gateway.limits.plans import headers, refusal_message
 from gateway.relay import Relay
 from gateway.routes import ENGINE_ROUTES, Route
-from gateway.shape import NOTHING, shape
+from gateway.shape import NOTHING, Shaped, shape
 
 RESPONSE_ID = re.compile(r"resp_[A-Za-z0-9_-]{1,128}", re.ASCII)
 MAX_RESPONSE_OWNERS = 10_000
@@ -70,7 +69,7 @@ class EngineApi:
         )
         exchange.model, exchange.stream = shaped.model, shaped.stream
         self._check_model(principal, shaped.model)
-        running = await self._reserve(exchange, shaped.model, shaped.prompt, shaped.max_tokens)
+        running = await self._reserve(exchange, shaped)
         encoded = shaped.encode(self._limits.plans.priority(principal, running))
         response = await self._relay.relay(request, exchange, route, shaped, encoded)
         if exchange.response_id is not None:
@@ -88,10 +87,9 @@ class EngineApi:
         require_scope(principal, "chat" if principal.via is Via.SESSION else "api")
         return principal
 
-    async def _reserve(self, exchange: Exchange, model: str, prompt: bytes, max_tokens: int) -> int:
+    async def _reserve(self, exchange: Exchange, shaped: Shaped) -> int:
         """Reserve a request and its tokens. Returns how many of the caller's run already; raises TooManyRequests."""
-        exchange.prompt_estimate = estimate_prompt_tokens(prompt) if prompt else 0
-        verdict = await self._limits.reserve(exchange, model, exchange.prompt_estimate, max_tokens)
+        verdict = await self._limits.reserve(exchange, shaped.model, shaped.prompt_estimate, shaped.max_tokens)
         fields = headers(verdict)
         exchange.headers.update(fields)
         if verdict.refusal is not None:
@@ -138,7 +136,7 @@ class EngineApi:
         response_id = request.match_info["id"]
         if not RESPONSE_ID.fullmatch(response_id) or self._owners.get(response_id) != principal.subject:
             raise NotFound("There is no such response.", code="response_not_found")
-        await self._reserve(exchange, self._config.engine.model, b"", 0)
+        await self._reserve(exchange, NOTHING)
         path = f"/v1/responses/{response_id}" + ("/cancel" if request.method == "POST" else "")
         route = Route(path, Api.RESPONSES, generates=False, prompt_fields=())
         return await self._relay.relay(request, exchange, route, NOTHING, b"")

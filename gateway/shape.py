@@ -15,6 +15,7 @@ from gateway.config import GatewaySettings
 from gateway.context import Api
 from gateway.dialects.openai import running_usage
 from gateway.errors import BadRequest
+from gateway.limits.estimate import estimate_prompt_tokens
 from gateway.routes import Route
 
 # set by the gateway, or of no business of a caller (docs/security.md names the incident behind each)
@@ -42,6 +43,8 @@ _OUTPUT_LIMITS = {
     Api.RESPONSES: ("max_output_tokens",),
     Api.MESSAGES: ("max_tokens",),
 }
+# what an estimate may be off by, and what a chat template adds: see gateway/limits/estimate.py
+ESTIMATE_MARGIN, TEMPLATE_TOKENS = 1.35, 256
 COMPLETIONS_DEFAULT_MAX_TOKENS = 16  # vLLM's, like OpenAI's
 
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
@@ -64,7 +67,7 @@ class Shaped:
     choices: int  # answers the engine makes in all
     choices_per_prompt: int
     max_tokens: int  # output tokens at most, of all choices together
-    prompt: bytes  # the JSON that the prompt estimate is made of
+    prompt_estimate: int  # tokens
 
     def encode(self, priority: int) -> bytes:
         """Return the body for the engine. `priority` is vLLM's: lower goes first."""
@@ -83,7 +86,7 @@ NOTHING = Shaped(
     choices=1,
     choices_per_prompt=1,
     max_tokens=0,
-    prompt=b"",
+    prompt_estimate=0,
 )  # of a request without a body
 
 
@@ -109,7 +112,12 @@ def shape(
     options = _read(fields, "stream_options", dict, "an object") if route.api in {Api.CHAT, Api.COMPLETIONS} else None
     per_prompt = _choices(fields, settings)
     choices = per_prompt * _prompts(route, fields)
-    limit = _output_limit(route, fields, settings, max_model_len, plan_max_tokens)
+    prompt = b" ".join(bytes(fields[name]) for name in route.prompt_fields if name in fields)
+    estimate = estimate_prompt_tokens(prompt) if prompt else 0
+    room = max_model_len - round(estimate * ESTIMATE_MARGIN) - TEMPLATE_TOKENS
+    largest = min(max_model_len, plan_max_tokens or max_model_len)
+    default = min(settings.default_max_tokens, largest)
+    limit = _output_limit(route, fields, default, largest=largest, room=room, bounded=plan_max_tokens is not None)
     if asked_model is None:
         fields["model"] = _raw(model)
     if stream and route.api in {Api.CHAT, Api.COMPLETIONS}:
@@ -125,7 +133,7 @@ def shape(
         choices=choices,
         choices_per_prompt=per_prompt,
         max_tokens=limit * choices,
-        prompt=b" ".join(bytes(fields[name]) for name in route.prompt_fields if name in fields),
+        prompt_estimate=estimate,
     )
 
 
@@ -233,17 +241,17 @@ def _prompts(route: Route, fields: dict[str, msgspec.Raw]) -> int:
 
 
 def _output_limit(
-    route: Route,
-    fields: dict[str, msgspec.Raw],
-    settings: GatewaySettings,
-    max_model_len: int,
-    plan_max_tokens: int | None,
+    route: Route, fields: dict[str, msgspec.Raw], default: int, *, largest: int, room: int, bounded: bool
 ) -> int:
-    """Return the output limit of one choice; set one where the client names none, or a reservation means nothing."""
+    """Return the output limit of one choice; set one where the client names none.
+
+    It is set only where it surely fits into the context beside the prompt (`room`): vLLM up to 0.25 answers 400 where
+    it does not (vllm#42474), and without a limit takes what the context leaves, which then is the bound. Where the
+    plan bounds the output (`bounded`), it is set in any case.
+    """
     if not route.generates:
         return 0
     names = _OUTPUT_LIMITS[route.api]
-    largest = min(max_model_len, plan_max_tokens or max_model_len)
     for name in names:
         value = _count(fields, name, 1, largest)
         if value is not None:
@@ -252,9 +260,11 @@ def _output_limit(
         return COMPLETIONS_DEFAULT_MAX_TOKENS
     if route.api is Api.MESSAGES:
         raise BadRequest("`max_tokens` is required.", code="missing_field", param="max_tokens")
-    default = min(settings.default_max_tokens, largest)
-    fields[names[0]] = _raw(default)
-    return default
+    if default > room and not bounded:
+        return max(1, room)
+    limit = min(default, max(1, room))
+    fields[names[0]] = _raw(limit)
+    return limit
 
 
 def _count(fields: dict[str, msgspec.Raw], name: str, least: int, most: int) -> int | None:

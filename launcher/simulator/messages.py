@@ -11,6 +11,7 @@ from launcher.simulator.chat import chat_generation
 from launcher.simulator.engine import Generation, Sequence
 from launcher.simulator.errors import ApiError, anthropic_error_event, dumps, missing
 from launcher.simulator.params import Params, read
+from launcher.simulator.prefix_cache import BLOCK
 from launcher.simulator.prompts import messages_of, render, text_of
 from launcher.simulator.service import Answer, Call
 
@@ -117,7 +118,7 @@ class MessageAnswer(Answer):
             return
         self._close_block()
         reason, stop = _stop(sequence)
-        usage = {"input_tokens": len(generation.prompt), "output_tokens": sequence.produced}
+        usage = self._usage(generation, sequence)
         self._event("message_delta", {"delta": {"stop_reason": reason, "stop_sequence": stop}, "usage": usage})
         self._event("message_stop", {})
         self.request.end()
@@ -153,7 +154,21 @@ class MessageAnswer(Answer):
         }
         if stop is not None:
             message["stop_sequence"] = stop
-        return {**message, "usage": {"input_tokens": len(generation.prompt), "output_tokens": sequence.produced}}
+        return {**message, "usage": self._usage(generation, sequence)}
+
+    def _usage(self, generation: Generation, sequence: Sequence) -> dict[str, int]:
+        """With --enable-prompt-tokens-details vLLM keeps cached and newly cached input apart from input_tokens."""
+        prompt = len(generation.prompt)
+        if not self.call.service.options.prompt_tokens_details:
+            return {"input_tokens": prompt, "output_tokens": sequence.produced}
+        read = generation.cached
+        created = max(0, prompt // BLOCK * BLOCK - read)
+        return {
+            "input_tokens": prompt - read - created,
+            "output_tokens": sequence.produced,
+            "cache_creation_input_tokens": created,
+            "cache_read_input_tokens": read,
+        }
 
 
 def _stop(sequence: Sequence) -> tuple[str, str | None]:

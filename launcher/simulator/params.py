@@ -149,7 +149,7 @@ def check_ranges(params: Params) -> None:
 
 
 def output_budget(params: Params, prompt_tokens: int, max_model_len: int, default: int | None = None) -> int:
-    """How many tokens may be generated: the client's limit, else `default`, else what the context leaves."""
+    """How many tokens may be generated: the client's limit, else `default`, and never more than the context leaves."""
     wanted = default if params.max_tokens is None else params.max_tokens
     room = max_model_len - prompt_tokens
     if wanted is None:
@@ -159,14 +159,6 @@ def output_budget(params: Params, prompt_tokens: int, max_model_len: int, defaul
     if wanted > max_model_len:
         message = f"max_tokens={wanted} cannot be greater than max_model_len={max_model_len}."
         raise parameter(f"{message} Please request fewer output tokens.", "max_tokens", wanted)
-    if params.max_tokens is not None and wanted > room:
-        message = (
-            f"This model's maximum context length is {max_model_len} tokens. However, you requested {wanted} output"
-            f" tokens and your prompt contains at least {prompt_tokens} input tokens, for a total of at least"
-            f" {prompt_tokens + wanted} tokens. Please reduce the length of the input prompt or the number of"
-            " requested output tokens."
-        )
-        raise parameter(message, "input_tokens", prompt_tokens)
     return min(wanted, room)
 
 
