@@ -39,5 +39,5 @@ def setup_process_logging(settings: LoggingSettings) -> None:
     """Send the messages of this process to stderr, in the record's form; replaces what was set up before."""
     handler = logging.StreamHandler()
     handler.setFormatter(_JsonFormatter() if settings.format == "json" else _ConsoleFormatter())
-    logging.getLogger("alembic").setLevel(logging.WARNING)  # a migration is told by the store, in one line
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # its notes on how it was set up help nobody
     logging.basicConfig(handlers=[handler], level=settings.level.upper(), force=True)
