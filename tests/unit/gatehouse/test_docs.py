@@ -16,8 +16,12 @@ from gatehouse.settings import Sections
 from gateway import errors
 from gateway.app import Gateway
 from gateway.config import Config, EngineTarget
+from gateway.headers import TO_ENGINE
+from gateway.limits.limiter import Kind, Rate, Refusal, Verdict
+from gateway.limits.plans import headers
 from gateway.logs import LogLine
 from gateway.metrics import Metrics
+from gateway.shape import REFUSED_FIELDS
 from launcher.metrics import LauncherMetrics
 
 ROOT = Path(__file__).parents[3]
@@ -185,6 +189,28 @@ def test_the_admin_listeners_error_codes_are_documented() -> None:
     chosen = re.search(r"code = (.*)", source)
     assert chosen is not None
     assert documented == {*codes, *re.findall(r"\"(\w+)\"", chosen[1])}
+
+
+def test_the_limits_headers_are_documented() -> None:
+    """docs/api.md names each field that an answer may have because of limits, and no other of that name."""
+    rate = Rate(limit=1, remaining=0, reset=0.0)
+    refusal = Refusal("total", Kind.QUOTA, 1, 1.0)
+    rates = {field: rate for field in Verdict.__struct_fields__ if field not in {"refusal", "running"}}
+    written = headers(Verdict(refusal=refusal, running=0, **rates))
+    documented = set(re.findall(r"`([a-z-]+)`", section("docs/api.md", "## Headers")))
+    assert set(written) <= documented
+    assert {name for name in documented if name.startswith("x-ratelimit-")} <= set(written)
+
+
+def test_the_refused_fields_and_passing_headers_are_documented() -> None:
+    """docs/api.md and docs/security.md name each field that callers may not set; the former each header that passes."""
+    bodies = section("docs/api.md", "## What is changed and refused in bodies")
+    reasons = text_of("docs/security.md").split("Fields of vLLM that callers may not set", 1)[1]
+    for field in REFUSED_FIELDS:
+        assert f"`{field}`" in bodies
+        assert f"`{field}`" in reasons
+    passing = section("docs/api.md", "## Headers").split("Answers:", 1)[0].lower()
+    assert all(f"`{name}`" in passing for name in TO_ENGINE)
 
 
 def raised() -> Iterator[tuple[int, str]]:
