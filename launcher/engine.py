@@ -21,11 +21,12 @@ import aiohttp
 
 from launcher.config import EngineSettings, engine_argv, engine_environment, engine_url
 from launcher.failure import explain
-from launcher.gpus import memory_holders
+from launcher.gpus import Accelerators, Driver, memory_holders
+from launcher.host import free_port
 from launcher.output import LogFile
 from launcher.preflight import preflight
 from launcher.probe import Health, NotAnsweringError, Probe, StallClock, warm_up
-from launcher.process import POLL_SECONDS, EngineProcess, Ladder, free_port
+from launcher.process import POLL_SECONDS, EngineProcess, Ladder
 from launcher.progress import Phase, Progress, follow
 from launcher.record import clear_leftovers
 from launcher.supervisor import Answered, Cause, Event, Lost, StallBegan, StallEnded, Warmed
@@ -38,6 +39,7 @@ _STARTUP_POLL_SECONDS = 0.25
 _STARTUP_STOP_SECONDS = 3.0  # nothing is lost by a start-up that is broken off
 _LAST_WORDS_SECONDS = 5.0  # how long a server whose worker died in its start may take to say why
 _MEMORY_LOOK_SECONDS = 10.0
+_MEMORY_SLACK_MIB = 512  # what others may take on a GPU while an engine lives
 _SETTLE_SECONDS = 0.3  # requests that the gateway sent before it heard of the drain arrive within this
 
 
@@ -51,6 +53,7 @@ class EngineRun:
         api_key: str,
         session: aiohttp.ClientSession,
         *,
+        driver: Driver,
         report: Callable[[Event], None],
         on_progress: Callable[[Progress], None],
     ) -> None:
@@ -63,6 +66,8 @@ class EngineRun:
         self._state_dir = state_dir
         self._api_key = api_key
         self._session = session
+        self._driver = driver
+        self._before = Accelerators()
         self._report = report
         self._on_progress = on_progress
         self._answered = False
@@ -102,7 +107,7 @@ class EngineRun:
             first = patience if drained else patience + self._settings.shutdown_timeout
             ladder = Ladder(first, patience, self._settings.kill_timeout)
         left = await self.process.stop(ladder)
-        return left or sorted(await self._holders_of_gpu_memory())
+        return left or sorted(await self._gpu_memory_back(self.process))
 
     def _task(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -123,13 +128,15 @@ class EngineRun:
         if not await clear_leftovers(self._state_dir / RECORD_NAME, settings.kill_timeout):
             self._lost(Cause.STARTUP, "the engine of an earlier launcher cannot be killed", fatal=True)
             return
-        if problems := await asyncio.to_thread(preflight, settings):
+        if problems := await asyncio.to_thread(preflight, settings, self._driver):
             reason = "; ".join(str(problem) for problem in problems)
             self._lost(Cause.STARTUP, reason, fatal=not all(problem.passing for problem in problems))
             return
         port = settings.port or free_port(settings.host)
         self.url = engine_url(settings, port)
         self.probe = Probe(self._session, self.url, self._api_key, settings.served_model_name)
+        if settings.kind == "vllm":
+            self._before = await asyncio.to_thread(self._driver.look)
         if settings.owned:
             try:
                 self.process = EngineProcess.spawn(
@@ -267,15 +274,24 @@ class EngineRun:
             idle = idle + 1 if load.in_flight == 0 else 0
         return True
 
-    async def _holders_of_gpu_memory(self) -> set[int]:
-        """Wait until the GPU driver has the memory of the engine's processes back; say who still holds some then."""
-        process = self.process
-        if process is None or self._settings.kind != "vllm":
-            return set()
+    async def _gpu_memory_back(self, process: EngineProcess) -> set[int]:
+        """Wait until the GPUs have the engine's memory back; which of its processes still hold some at the deadline.
+
+        A container may not see who holds memory, so what is used now is compared with what was before the start.
+        """
         clock = asyncio.get_running_loop().time
         end = clock() + self._settings.kill_timeout
-        while held := await asyncio.to_thread(memory_holders, process.known_pids()):
+        was = {gpu.uuid: gpu.used_mib for gpu in self._before.gpus}
+        while was:
+            now = await asyncio.to_thread(self._driver.look)
+            held = memory_holders(now, process.known_pids())
+            full = [gpu for gpu in now.gpus if gpu.used_mib > was.get(gpu.uuid, gpu.used_mib) + _MEMORY_SLACK_MIB]
+            if not held and not full:
+                break
             if clock() > end:
+                for gpu in full:
+                    log.warning("GPU %d has not got all of its memory back: %d MiB are used, %d were before the"
+                                " engine started", gpu.index, gpu.used_mib, was[gpu.uuid])  # fmt: skip
                 return held
             await asyncio.sleep(_STARTUP_POLL_SECONDS)
         return set()

@@ -15,6 +15,7 @@ from launcher import supervisor as fsm
 from launcher.config import EngineSettings
 from launcher.engine import EngineRun
 from launcher.family import become_subreaper
+from launcher.gpus import Driver, Nvml
 from launcher.metrics import LauncherMetrics, StartupClock
 from launcher.probe import NotAnsweringError
 from launcher.progress import Progress
@@ -31,7 +32,8 @@ _TROUBLE = {Name.RESTARTING, Name.FAILED, Name.STALLED}
 class Launcher:
     """Keeps one engine alive. `run` it once; `on_change` hears every new status, in the event loop's thread.
 
-    `api_key` guards the engine: the gateway must send it. LauncherRunningError when the state directory is taken.
+    `api_key` guards the engine: the gateway must send it. `driver` knows the GPUs, NVML by default.
+    LauncherRunningError when the state directory is taken.
     """
 
     def __init__(
@@ -41,7 +43,9 @@ class Launcher:
         api_key: str,
         *,
         on_change: Callable[[Status], None] | None = None,
+        driver: Driver | None = None,
     ) -> None:
+        self._driver = driver or Nvml()
         self._settings = settings
         self._state_dir = state_dir
         self._api_key = api_key
@@ -199,6 +203,7 @@ class Launcher:
             self._state_dir,
             self._api_key,
             self._session,
+            driver=self._driver,
             report=self._events.put_nowait,
             on_progress=self._on_progress,
         )

@@ -14,6 +14,7 @@ import aiohttp
 import psutil
 
 from launcher.config import EngineSettings
+from launcher.gpus import Driver
 from launcher.service import Launcher
 from launcher.status import Status
 
@@ -132,7 +133,7 @@ class Running:
 
 
 @contextlib.asynccontextmanager
-async def running(state_dir: Path, **settings: Any) -> AsyncIterator[Running]:
+async def running(state_dir: Path, driver: Driver | None = None, **settings: Any) -> AsyncIterator[Running]:
     """Run a launcher; at the end it is stopped, and nothing of any of its engines may be left."""
     simulator = {**QUICK["simulator"], **settings.pop("simulator", {})}
     if settings.get("kind", "simulated") == "simulated":
@@ -140,7 +141,9 @@ async def running(state_dir: Path, **settings: Any) -> AsyncIterator[Running]:
     else:
         settings = {"simulator": {}, **settings}
     run = Running(None, state_dir, secrets.token_hex(16), asyncio.Event())  # type: ignore[arg-type]
-    run.launcher = Launcher(EngineSettings(**{**QUICK, **settings}), state_dir, run.api_key, on_change=run.hear)
+    run.launcher = Launcher(
+        EngineSettings(**{**QUICK, **settings}), state_dir, run.api_key, on_change=run.hear, driver=driver
+    )
     run.task = asyncio.create_task(run.launcher.run(run.stop))
     try:
         yield run

@@ -4,15 +4,17 @@ import asyncio
 import os
 import signal
 import socket
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from launcher import gpus
 from launcher.config import EngineSettings
 from launcher.service import Launcher
 from launcher.status import LauncherRunningError
+from launcher.supervisor import Engine
+from tests.support.gpus import H200_MIB, SimulatedDriver, box
 
 from .conftest import DEADLINE, Running, running, session_members, until
 
@@ -274,17 +276,63 @@ async def test_the_canary_sings_in_quiet_times(tmp_path: Path):
 
 async def test_gpu_memory_held_by_others_is_waited_for(tmp_path: Path, monkeypatch):
     """Somebody else fills a GPU: said which and how much is missing, and tried again."""
-    script(tmp_path / "nvidia-smi", "echo 0, NVIDIA H200, 143771, 131000")
     script(tmp_path / "vllm", "exit 2")
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    monkeypatch.setattr(gpus, "_DEVICES", (str(tmp_path),))
-    state = tmp_path / "state"
-    async with running(state, kind="vllm", tensor_parallel_size=1, crash_loop_failures=100) as run:
+    driver = SimulatedDriver(box(12771))
+    settings = {"tensor_parallel_size": 1, "crash_loop_failures": 100}
+    async with running(tmp_path / "state", driver, kind="vllm", **settings) as run:
         status = await run.state("restarting")
         assert "GPU 0 (NVIDIA H200) has 12771 of 143771 MiB free" in status.reason
-        script(tmp_path / "nvidia-smi", "echo 0, NVIDIA H200, 143771, 0")
+        driver.there = box(H200_MIB)
         status = await run.state("failed")
         assert "exited with code 2" in status.reason
+
+
+def as_vllm(tmp_path: Path) -> dict:
+    """Settings under which the simulated engine counts as a real one, which takes GPU memory."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    command = [sys.executable, "-m", "launcher.simulator"]
+    return {"kind": "vllm", "command": command, "model": str(tmp_path / "model"), "tensor_parallel_size": 1}
+
+
+async def test_the_next_engine_waits_for_the_gpu(tmp_path: Path):
+    """The dead engine's memory is not back at once: nothing starts before it is."""
+    driver = SimulatedDriver(box(H200_MIB))
+    async with running(tmp_path / "state", driver, **as_vllm(tmp_path)) as run:
+        first = await run.ready()
+        driver.there = box(12771)  # held, and as in a container nobody can be seen to hold it
+        os.kill(first.pid or 0, signal.SIGKILL)
+        await run.state("restarting")
+        await until(lambda: not session_members(first.pid or 0), "its processes are gone")
+        assert run.launcher._state.engine is Engine.STOPPING
+        driver.there = box(H200_MIB)
+        await until(lambda: run.status.restarts == 1 and run.status.state == "ready")
+
+
+async def test_an_engine_that_keeps_its_gpu_is_said(tmp_path: Path):
+    """A process that is dead and still holds memory, as a broken driver makes them: failed, with its pid."""
+    driver = SimulatedDriver(box(H200_MIB))
+    async with running(tmp_path / "state", driver, kill_timeout=0.5, **as_vllm(tmp_path)) as run:
+        first = await run.ready()
+        driver.there = box(12771, users={0: ((first.pid or 0, 131_000),)})
+        os.kill(first.pid or 0, signal.SIGKILL)
+        status = await run.state("failed")
+        assert f"processes [{first.pid}] cannot be killed or still hold GPU memory" in status.reason
+        driver.there = box(H200_MIB)
+        run.launcher.restart()
+        await run.ready()
+
+
+async def test_memory_that_strangers_took_is_no_obstacle(tmp_path: Path, caplog):
+    """Somebody else has moved in meanwhile: logged, and the start is tried."""
+    driver = SimulatedDriver(box(H200_MIB))
+    async with running(tmp_path / "state", driver, kill_timeout=0.5, **as_vllm(tmp_path)) as run:
+        first = await run.ready()
+        driver.there = box(H200_MIB - 10_000, users={0: ((os.getpid(), 10_000),)})
+        os.kill(first.pid or 0, signal.SIGKILL)
+        await until(lambda: run.status.restarts == 1 and run.status.state == "ready")
+        assert "GPU 0 has not got all of its memory back" in caplog.text
 
 
 async def test_a_program_that_cannot_run(tmp_path: Path, monkeypatch):

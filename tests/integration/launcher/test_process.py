@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from launcher.family import become_subreaper, birth, boot_id
+from launcher.host import free_port, port_is_free
 from launcher.output import LogFile
-from launcher.process import EngineProcess, Ladder, free_port, port_is_free
+from launcher.process import EngineProcess, Ladder
 from launcher.record import Record, clear_leftovers, load
 
 from .conftest import until
