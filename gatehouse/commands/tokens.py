@@ -14,6 +14,7 @@ import click
 
 from gatehouse.commands.directory import Context, opened, opened_users, run, when
 from gateway.auth.claims import Refusal
+from gateway.auth.issuers import ForeignIssuers
 from gateway.auth.keys import KeySet, key_file, load_keys
 from gateway.auth.revocations import RevocationList
 from gateway.auth.tokens import Explanation, TokenVerifier, issue_token
@@ -140,9 +141,14 @@ def token_inspect(obj: Context, value: str, as_json: bool) -> None:
     presented = sys.stdin.readline().strip() if value == "-" else value
 
     async def explain() -> Explanation:
-        keys = load_keys(config)
-        async with opened(config) as store:
-            return _verifier(config, keys, await store.revocations.current(time.time())).explain(presented)
+        keys, issuers = load_keys(config), ForeignIssuers(config.auth)
+        try:
+            await issuers.fetch_once()  # a key set at an address is asked for once
+            async with opened(config) as store:
+                revocations = await store.revocations.current(time.time())
+            return _verifier(config, keys, revocations, issuers).explain(presented)
+        finally:
+            await issuers.fetcher.close()
 
     found = run(explain())
     if as_json:
@@ -184,10 +190,13 @@ def _keys(config: Config) -> KeySet:
     return keys
 
 
-def _verifier(config: Config, keys: KeySet, revocations: list[Revocation]) -> TokenVerifier:
+def _verifier(
+    config: Config, keys: KeySet, revocations: list[Revocation], issuers: ForeignIssuers | None = None
+) -> TokenVerifier:
     revoked = RevocationList(time.time)
     revoked.add(revocations)
-    return TokenVerifier(config.auth, config.plans, keys, revoked)
+    foreign = issuers.by_claim if issuers is not None else {}
+    return TokenVerifier(config.auth, config.plans, keys, revoked, issuers=foreign)
 
 
 def _state(record: IssuedToken, revocations: list[Revocation]) -> str:

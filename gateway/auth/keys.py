@@ -1,7 +1,7 @@
 """Signing keys. The algorithm belongs to the key: a token's header may only confirm it, never choose it.
 
-The house's own key is HS256 with the secret in a file, made on first start. Keys of other kinds (PEM, JWKS) are further
-ways to build a `Key`; everything that uses one knows only `kid`, `algorithm` and the key itself.
+The house's own key is HS256 with the secret in a file, made on first start. Keys of other kinds (`jwks.py`: PEM, JWK
+sets) are further ways to build a `Key`; everything that uses one knows only `kid`, `algorithm` and the key itself.
 """
 
 import base64
@@ -12,10 +12,10 @@ import os
 import secrets
 import stat
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
 from jwt import PyJWK, PyJWS
 
@@ -41,10 +41,14 @@ class Key:
     jwk: PyJWK = field(repr=False, compare=False)
 
     @classmethod
-    def from_secret(cls, secret: bytes, algorithm: str = "HS256") -> Self:
+    def from_secret(cls, secret: bytes, algorithm: str = "HS256", kid: str | None = None) -> Self:
         """A symmetric key. Its id is derived from the secret, so that every worker and host agrees on it."""
-        kid = encode_segment(hmac.digest(secret, b"gatehouse kid", "sha256")[:9])
+        kid = kid if kid is not None else encode_segment(hmac.digest(secret, b"gatehouse kid", "sha256")[:9])
         return cls(kid, algorithm, PyJWK({"kty": "oct", "k": encode_segment(secret)}, algorithm))
+
+    def is_same(self, other: "Key") -> bool:
+        """Whether both verify the same signatures."""
+        return self.algorithm == other.algorithm and bool(self.jwk.key == other.jwk.key)
 
     def verify(self, signing_input: bytes, signature: bytes) -> bool:
         """Whether the signature is this key's, by this key's algorithm; compares in constant time."""
@@ -55,8 +59,16 @@ class Key:
         return _JWS.encode(payload, self.jwk, headers={"kid": self.kid})
 
 
+class KeyFinder(Protocol):
+    """The keys of one issuer."""
+
+    def find(self, kid: str | None) -> Key | None:
+        """The key that a token names, at once: what is not known now is not waited for."""
+        ...
+
+
 class KeySet:
-    """The keys that are accepted, by `kid`; the first of them signs."""
+    """Keys that do not change, by `kid`; the first of them signs."""
 
     def __init__(self, keys: Iterable[Key]) -> None:
         self._keys = {key.kid: key for key in keys}
@@ -66,9 +78,14 @@ class KeySet:
 
     def find(self, kid: str | None) -> Key | None:
         """The key that a token names. One that names none is meant for the only key there is, if there is only one."""
-        if kid is None:
-            return self.signing if len(self._keys) == 1 else None
-        return self._keys.get(kid)
+        return find_key(self._keys, kid)
+
+
+def find_key(keys: Mapping[str, Key], kid: str | None) -> Key | None:
+    """The key of that id; without one the only key there is, if there is only one."""
+    if kid is None:
+        return next(iter(keys.values())) if len(keys) == 1 else None
+    return keys.get(kid)
 
 
 def key_file(config: Config) -> Path:
@@ -77,11 +94,14 @@ def key_file(config: Config) -> Path:
 
 
 def load_keys(config: Config) -> KeySet:
-    """The keys of this house. Makes the default key file when there is none; a configured one must exist."""
+    """The keys of this house, the signing one first. Makes the default key file when there is none; others must exist.
+
+    Raises KeyFileError.
+    """
     path = key_file(config)
     if config.auth.secret_file is None:
         make_secret_file(path)
-    return KeySet([Key.from_secret(read_secret_file(path))])
+    return KeySet(Key.from_secret(read_secret_file(file)) for file in (path, *config.auth.previous_secret_files))
 
 
 def make_secret_file(path: Path) -> bool:
@@ -109,8 +129,11 @@ def make_secret_file(path: Path) -> bool:
         raise KeyFileError(f"{path}: cannot make the signing key: {error.strerror}") from None
 
 
-def read_secret_file(path: Path) -> bytes:
-    """The secret in `path`: its text without white space around it. KeyFileError unless it is private and strong."""
+def read_secret_file(path: Path, least: int = MIN_SECRET_BYTES) -> bytes:
+    """The secret in `path`: its text without white space around it. KeyFileError unless it is private and strong.
+
+    `least` bytes are needed.
+    """
     try:
         with path.open("rb") as file:
             status = os.fstat(file.fileno())  # of the very file that is read
@@ -122,8 +145,8 @@ def read_secret_file(path: Path) -> bytes:
             secret = file.read(MAX_SECRET_BYTES + 1).strip()
     except OSError as error:
         raise KeyFileError(f"{path}: cannot read the signing key: {error.strerror}") from None
-    if len(secret) < MIN_SECRET_BYTES:
-        raise KeyFileError(f"{path}: the secret has {len(secret)} bytes; at least {MIN_SECRET_BYTES} are needed")
+    if len(secret) < least:
+        raise KeyFileError(f"{path}: the secret has {len(secret)} bytes; at least {least} are needed")
     if len(secret) > MAX_SECRET_BYTES:
         raise KeyFileError(f"{path}: longer than {MAX_SECRET_BYTES} bytes; this is not a signing secret")
     if len(set(secret)) < MIN_DIFFERENT_BYTES:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from aiohttp import web
 
 from gateway.auth.authenticate import Authenticator
+from gateway.auth.issuers import ForeignIssuers
 from gateway.auth.keys import load_keys
 from gateway.auth.passwords import Passwords
 from gateway.auth.revocations import RevocationList
@@ -34,7 +35,8 @@ def setup_auth(app: web.Application, config: Config) -> Authenticator:
     """
     store = setup_store(app, config)
     revocations = RevocationList(time.time)
-    verifier = TokenVerifier(config.auth, config.plans, load_keys(config), revocations)
+    issuers = ForeignIssuers(config.auth)
+    verifier = TokenVerifier(config.auth, config.plans, load_keys(config), revocations, issuers=issuers.by_claim)
     sessions = Sessions(store, config.auth, config.plans, revocations)
     authenticator = Authenticator(config.auth, verifier, sessions)
     passwords = Passwords()
@@ -44,7 +46,8 @@ def setup_auth(app: web.Application, config: Config) -> Authenticator:
         watch = _Watch(store, revocations, sessions, config.auth.session_idle_hours * 3600)
         await watch.revoked()  # before the first request: a revoked token is never let through
         task = asyncio.create_task(watch.run())
-        yield
+        async with issuers.kept_current(changed=verifier.forget):
+            yield
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task

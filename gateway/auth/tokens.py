@@ -9,14 +9,16 @@ import re
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
 
-from gateway.auth.claims import EXPIRED, Identity, Refusal, read_claims, strict_json
-from gateway.auth.keys import Key, KeySet, decode_segment, fingerprint
+from gateway.auth.claims import EXPIRED, ClaimRules, Identity, Refusal, read_claims, strict_json
+from gateway.auth.issuers import Issuer
+from gateway.auth.keys import Key, KeyFinder, KeySet, decode_segment, fingerprint
 from gateway.auth.revocations import RevocationList
 from gateway.config import AuthSettings
 from gateway.context import Principal
@@ -53,12 +55,14 @@ class TokenVerifier:
         keys: KeySet,
         revocations: RevocationList,
         *,
+        issuers: Mapping[str, Issuer] = MappingProxyType({}),
         clock: Callable[[], float] = time.time,
         cache_size: int = CACHE_SIZE,
     ) -> None:
-        self._auth = auth
+        self._leeway = auth.leeway_seconds
         self._plans = plans
-        self._keys = keys
+        self._house = Issuer(ClaimRules.of_house(auth), keys)
+        self._issuers = issuers
         self._revocations = revocations
         self._clock = clock
         self._cache_size = cache_size
@@ -72,13 +76,17 @@ class TokenVerifier:
         identity = self._verified.get(digest)
         if identity is None:
             return self._verify_new(token, digest).principal
-        if self._clock() >= identity.expires_at + self._auth.leeway_seconds:
+        if self._clock() >= identity.expires_at + self._leeway:
             del self._verified[digest]
             raise _unauthorized(EXPIRED)
         if self._revocations.refuse_token(identity):
             raise _unauthorized(_REVOKED)
         self._verified.move_to_end(digest)
         return identity.principal
+
+    def forget(self) -> None:
+        """Verify everything anew from now on: a key was withdrawn."""
+        self._verified.clear()
 
     def explain(self, token: str) -> Explanation:
         """Everything about a token, for an operator; never raises."""
@@ -98,7 +106,11 @@ class TokenVerifier:
         return identity
 
     def _refusals(self, token: str, found: Explanation) -> Iterator[Refusal]:
-        """Examine step by step, filling `found`. The signature comes before anything the payload says."""
+        """Examine step by step, filling `found`.
+
+        Of the payload only `iss` is looked at before the signature is: it says whose keys must have made it, and no
+        other's are tried.
+        """
         if len(token) > MAX_TOKEN_BYTES or not _COMPACT.fullmatch(token):
             yield _MALFORMED
             return
@@ -113,26 +125,41 @@ class TokenVerifier:
         for name in _REFUSED_HEADERS:
             if name in found.header:
                 yield Refusal("token_malformed", f"The token's header has `{name}`, which is not accepted here.")
-        yield from self._signature_refusals(found.header, signing_input.encode(), proof)
-        try:
-            found.claims = strict_json(decode_segment(payload))
-        except ValueError:
+        claims = _readable(payload)
+        issuer = self._house if claims is None else self._issuer_of(claims)
+        yield from _signature_refusals(issuer.keys, found.header, signing_input.encode(), proof)
+        if claims is None:
             yield Refusal("token_malformed", "The token's payload is not one plain JSON object.")
             return
-        found.identity, refusals = read_claims(found.claims, self._auth, self._plans, self._clock())
+        found.claims = claims
+        found.identity, refusals = read_claims(claims, issuer.rules, self._plans, self._clock())
         yield from refusals
         if found.identity is not None and self._revocations.refuse_token(found.identity):
             yield _REVOKED
 
-    def _signature_refusals(self, header: dict[str, Any], signing_input: bytes, signature: bytes) -> Iterator[Refusal]:
-        kid = header.get("kid")
-        key = self._keys.find(kid) if kid is None or isinstance(kid, str) else None
-        if key is None:
-            yield Refusal("unknown_key", "The token is signed by a key that is not known here (`kid`).")
-        elif header.get("alg") != key.algorithm:
-            yield Refusal("wrong_algorithm", "The token's `alg` is not that of its key.")
-        elif not key.verify(signing_input, signature):
-            yield Refusal("bad_signature", "The token's signature does not match.")
+    def _issuer_of(self, claims: dict[str, Any]) -> Issuer:
+        name = claims.get("iss")
+        return self._issuers.get(name, self._house) if isinstance(name, str) else self._house
+
+
+def _readable(payload: str) -> dict[str, Any] | None:
+    try:
+        return strict_json(decode_segment(payload))
+    except ValueError:
+        return None
+
+
+def _signature_refusals(
+    keys: KeyFinder, header: dict[str, Any], signing_input: bytes, signature: bytes
+) -> Iterator[Refusal]:
+    kid = header.get("kid")
+    key = keys.find(kid) if kid is None or isinstance(kid, str) else None
+    if key is None:
+        yield Refusal("unknown_key", "The token is signed by a key that is not known here (`kid`).")
+    elif header.get("alg") != key.algorithm:
+        yield Refusal("wrong_algorithm", "The token's `alg` is not that of its key.")
+    elif not key.verify(signing_input, signature):
+        yield Refusal("bad_signature", "The token's signature does not match.")
 
 
 _MALFORMED = Refusal("token_malformed", "This is not a signed JWT in compact form.")
