@@ -19,6 +19,7 @@ COMMANDS = {
     "up": ("gatehouse.commands.up", "Start the engine and the gateway."),
     "engine": ("gatehouse.commands.engine", "Run the engine alone, or operate the one that runs."),
     "gateway": ("gatehouse.commands.gateway", "Run the gateway alone."),
+    "check": ("gatehouse.commands.check", "Say what is good and what is wrong with configuration and machine."),
     "token": ("gatehouse.commands.identity", "Issue, list, inspect and revoke API tokens."),
     "user": ("gatehouse.commands.identity", "Add, list and change the users of the chat."),
     "config": ("gatehouse.commands.settings", "Show the effective settings, or their schema."),

@@ -10,7 +10,7 @@ from tempfile import NamedTemporaryFile
 
 from pydantic import SecretStr
 
-from gatehouse.settings import Sections, load
+from gatehouse.settings import ConfigError, Sections, load
 from gateway.config import Config, EngineTarget
 
 ENGINE_SOCKET = "engine.sock"
@@ -31,12 +31,16 @@ class Context:
         """The effective settings."""
         return load(self.config_file, demo=self.demo)
 
+    @property
+    def state_path(self) -> Path:
+        """Where everything that must last is kept, whether it is there or not."""
+        return (self.chosen_state_dir or _default_state_dir(demo=self.demo)).absolute()
+
     @cached_property
     def state_dir(self) -> Path:
-        """Where everything that must last is kept; made, with mode 0700, when it is missing."""
-        path = (self.chosen_state_dir or _default_state_dir(demo=self.demo)).absolute()
-        path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return path
+        """The same folder; made, with mode 0700, when it is missing."""
+        self.state_path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return self.state_path
 
     def engine_api_key(self) -> str:
         """The key between gateway and engine; made once, mode 0600, the same for both halves."""

@@ -21,9 +21,9 @@ _SPREAD = (
 
 
 def accelerators(
-    settings: EngineSettings, model: Model, there: Accelerators, env: Mapping[str, str]
+    settings: EngineSettings, model: Model, there: Accelerators, env: Mapping[str, str], *, running: bool = False
 ) -> Iterator[Finding]:
-    """Tell what is good and what is wrong; `env` is the engine's environment."""
+    """Tell what is good and what is wrong; `env` is the engine's environment; a `running` one has its memory."""
     if not there.gpus:
         if there.others:
             yield Finding("accelerator", f"{', '.join(there.others)}; its memory is not looked at")
@@ -49,7 +49,7 @@ def accelerators(
             f"engine.tensor_parallel_size is {wanted}, but {len(usable)} GPU(s) can be used{hidden}",
             f"set it to {max(len(usable), 1)}",
         )
-    for gpu in usable[:wanted]:
+    for gpu in () if running else usable[:wanted]:
         yield _free_memory(settings, gpu)
     if usable:
         yield from _fit(settings, model, min(gpu.total_mib for gpu in usable[:wanted]))

@@ -46,8 +46,11 @@ def preflight(settings: EngineSettings, driver: Driver | None = None) -> list[Fi
     return [finding for finding in examine(settings, driver) if finding.level is Level.PROBLEM]
 
 
-def examine(settings: EngineSettings, driver: Driver | None = None, *, port: bool = True) -> list[Finding]:
-    """List all that matters to this engine on this machine; `port` False leaves the port out: our own engine has it."""
+def examine(settings: EngineSettings, driver: Driver | None = None, *, running: bool = False) -> list[Finding]:
+    """List all that matters to this engine on this machine.
+
+    While it is `running` its port is in use and its memory taken, by itself: neither is looked at.
+    """
     if settings.kind == "external":
         return [Finding("engine", f"external, at {settings.url}: watched, not started here")]
     found: list[Finding] = []
@@ -61,9 +64,9 @@ def examine(settings: EngineSettings, driver: Driver | None = None, *, port: boo
         if _is_cpu(env, installed):
             found.append(Finding("accelerator", "none is needed: this is vLLM's CPU build"))
         else:
-            found += accelerators(settings, model, (driver or Nvml()).look(), env)
+            found += accelerators(settings, model, (driver or Nvml()).look(), env, running=running)
         found += [*_shared_memory(settings), *_descriptors()]
-    return [*found, *(_port(settings) if port else ())]
+    return [*found, *(() if running else _port(settings))]
 
 
 def installation(command: list[str]) -> Installation | None:

@@ -135,6 +135,27 @@ def sole_launcher(state_dir: Path) -> Iterator[None]:
         os.close(fd)
 
 
+def lock_holder(state_dir: Path) -> int | None:
+    """The pid of the launcher that uses this state directory, or None; changes nothing."""
+    try:
+        with (state_dir / LOCK_NAME).open() as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return int(lock.read(20))
+    except (OSError, ValueError):
+        pass
+    return None
+
+
+def socket_path_trouble(state_dir: Path) -> str | None:
+    """Why the status socket cannot be made in this state directory, and what to do; None when it can."""
+    path = state_dir / SOCKET_NAME
+    if len(os.fsencode(path)) <= _LONGEST_SOCKET_PATH:
+        return None
+    return f"{path} is too long for a Unix socket ({_LONGEST_SOCKET_PATH} bytes): use a shorter state directory"
+
+
 def application(control: Control, board: Board) -> web.Application:
     """Build the application behind the socket."""
 
@@ -189,11 +210,9 @@ def application(control: Control, board: Board) -> web.Application:
 @contextlib.asynccontextmanager
 async def serve(control: Control, board: Board, state_dir: Path) -> AsyncIterator[None]:
     """Serve on STATE_DIR/engine.sock, replacing a dead launcher's; the caller holds the lock, so it is a dead one's."""
+    if trouble := socket_path_trouble(state_dir):
+        raise OSError(trouble)
     path = state_dir / SOCKET_NAME
-    if len(os.fsencode(path)) > _LONGEST_SOCKET_PATH:
-        raise OSError(
-            f"{path} is too long for a Unix socket ({_LONGEST_SOCKET_PATH} bytes): use a shorter state directory"
-        )
     path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(str(path))
