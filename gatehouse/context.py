@@ -39,7 +39,10 @@ class Context:
     @cached_property
     def state_dir(self) -> Path:
         """The same folder; made, with mode 0700, when it is missing."""
-        self.state_path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            self.state_path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise ConfigError([f"--state-dir: {self.state_path} cannot be made: {error.strerror}"]) from None
         return self.state_path
 
     def engine_api_key(self) -> str:

@@ -9,8 +9,14 @@ from pathlib import Path
 from typing import Any, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    YamlConfigSettingsSource,
+)
 
 from gateway.config import (
     DEFAULT_PLANS,
@@ -26,7 +32,8 @@ from gateway.config import (
 from launcher.config import EngineSettings
 
 PREFIX = "GATEHOUSE_"
-_OWN_VARIABLES = {"GATEHOUSE_CONFIG", "GATEHOUSE_STATE_DIR"}
+# read elsewhere: by the command line, and by deploy/cpu
+_OWN_VARIABLES = {"GATEHOUSE_CONFIG", "GATEHOUSE_STATE_DIR", "GATEHOUSE_CACHE", "GATEHOUSE_TORCH"}
 
 
 class Sections(BaseModel):
@@ -43,6 +50,18 @@ class Sections(BaseModel):
     limits: LimitsSettings = LimitsSettings()
     logging: LoggingSettings = LoggingSettings()
     chat: ChatSettings = ChatSettings()
+
+    @field_validator("plans", mode="before")
+    @classmethod
+    def _on_top_of_the_defaults(cls, plans: Any) -> Any:
+        """A plan that changes one figure of a default one keeps the others: a limit is lifted with null only."""
+        if not isinstance(plans, dict):
+            return plans
+        merged: dict[str, Any] = {**DEFAULT_PLANS, **plans}
+        for name, default in DEFAULT_PLANS.items():
+            if isinstance(merged[name], dict):
+                merged[name] = default.model_dump() | merged[name]
+        return merged
 
     @model_validator(mode="after")
     def _plans_exist(self) -> Self:
@@ -63,10 +82,8 @@ class ConfigError(Exception):
 def load(file: Path | None, *, demo: bool = False) -> Sections:
     """Read the settings. `demo` puts the simulated engine in the engine's place. Raises ConfigError."""
     problems = _misspelt_variables(os.environ)
-    if file is not None:
-        problems += _unreadable(file)
-    if problems:
-        raise ConfigError(problems)
+    if file is not None and (unreadable := _unreadable(file)):
+        raise ConfigError([*problems, *unreadable])
 
     class Source(BaseSettings, Sections):
         model_config = SettingsConfigDict(
@@ -85,9 +102,14 @@ def load(file: Path | None, *, demo: bool = False) -> Sections:
             return init_settings, env_settings, YamlConfigSettingsSource(settings_cls)
 
     try:
-        return Source(**(_DEMO if demo else {}))
+        settings = Source(**(_DEMO if demo else {}))
     except ValidationError as error:
-        raise ConfigError([_sentence(dict(problem)) for problem in error.errors()]) from None
+        problems += [_sentence(dict(problem)) for problem in error.errors()]
+    except SettingsError as error:  # a variable that should hold JSON: a list, or a section as a whole
+        problems.append(f"{error}; it must be JSON")
+    if problems:
+        raise ConfigError(problems)
+    return settings
 
 
 # a free port: a demo may run beside a real engine, or another demo
@@ -98,20 +120,42 @@ def _misspelt_variables(environ: Mapping[str, str]) -> list[str]:
     """A variable that names no section would be ignored in silence; its author meant something by it."""
     sections = {name.upper() for name in Sections.model_fields}
     names = (name for name in environ if name.upper().startswith(PREFIX) and name.upper() not in _OWN_VARIABLES)
-    return [
-        f"{name}: there is no such section; sections are {', '.join(sorted(Sections.model_fields))}"
-        for name in sorted(names)
-        if name.upper().removeprefix(PREFIX).partition("__")[0] not in sections
-    ]
+    return [_no_section(name) for name in sorted(names) if _section_of(name) not in sections]
+
+
+def _section_of(variable: str) -> str:
+    return variable.upper().removeprefix(PREFIX).partition("__")[0]
+
+
+def _no_section(variable: str) -> str:
+    section, _, key = variable.upper().removeprefix(PREFIX).partition("_")
+    if section.lower() in Sections.model_fields and key:
+        return f"{variable}: two underscores stand between section and key: {PREFIX}{section}__{key}"
+    return f"{variable}: there is no such section; sections are {', '.join(sorted(Sections.model_fields))}"
+
+
+class _DuplicateKeyError(Exception):
+    """A key stands twice in one mapping: YAML forbids it, PyYAML takes the last one in silence."""
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value]
+        for name in names:
+            if names.count(name) > 1:
+                raise _DuplicateKeyError(f"the key {name!r} stands twice (line {node.start_mark.line + 1} and below)")
+        return super().construct_mapping(node, deep)
 
 
 def _unreadable(file: Path) -> list[str]:
     try:
-        content = yaml.safe_load(file.read_text("utf-8"))
+        content = yaml.load(file.read_text("utf-8"), _UniqueKeys)  # noqa: S506 - a SafeLoader
     except OSError as error:
         return [f"{file}: cannot be read: {error.strerror}"]
     except UnicodeDecodeError:
         return [f"{file}: is not UTF-8"]
+    except _DuplicateKeyError as error:
+        return [f"{file}: {error}"]
     except yaml.YAMLError as error:
         return [f"{file}: is not YAML: {' '.join(str(error).split())}"]
     if content is not None and not isinstance(content, dict):

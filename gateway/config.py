@@ -205,7 +205,7 @@ class LimitsSettings(Section):
     def _known_zone(cls, name: str) -> str:
         try:
             ZoneInfo(name)
-        except (ValueError, OSError):
+        except (ValueError, OSError, KeyError):
             raise ValueError("must be a time zone such as UTC or Asia/Shanghai") from None
         return name
 

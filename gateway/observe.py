@@ -44,6 +44,7 @@ class Observer:
         self._finish = finish
         self._draining = draining
         self.in_flight = 0
+        self._running: dict[asyncio.Task[object], web.Request] = {}
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -60,10 +61,27 @@ class Observer:
         """Wait until no request is being served."""
         await self._idle.wait()
 
+    def stop_where(self, refusal: Callable[[web.Request], GatewayError | None]) -> int:
+        """End the requests under way that `refusal` has an error for; how many they were.
+
+        Who has no answer yet gets the error as one; a stream ends with it as its last event.
+        """
+        stopped = 0
+        for task, request in list(self._running.items()):
+            exchange = request[EXCHANGE]
+            if exchange.stopped_by is None and (error := refusal(request)) is not None:
+                exchange.stopped_by = error
+                task.cancel()
+                stopped += 1
+        return stopped
+
     async def observe(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Run the handler; return its answer, or the error's."""
         exchange = begin(request)
         request[EXCHANGE] = exchange
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - a coroutine that runs has one
+        self._running[task] = request
         self.in_flight += 1
         self._idle.clear()
         try:
@@ -71,12 +89,16 @@ class Observer:
             exchange.status = response.status
             exchange.end(Outcome.COMPLETE if response.status < 400 else Outcome.REJECTED)
         except asyncio.CancelledError:
+            if exchange.stopped_by is not None and not exchange.status:  # no answer has begun
+                task.uncancel()
+                return self._answer(exchange, exchange.stopped_by)
             exchange.status = exchange.status or CLIENT_CLOSED_REQUEST
             exchange.end(Outcome.SHUTDOWN if self._draining() else Outcome.CLIENT_GONE, "client_gone")
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer in the API's shape
             response = self._answer(exchange, error)
         finally:
+            del self._running[task]
             self.in_flight -= 1
             if not self.in_flight:
                 self._idle.set()
@@ -122,6 +144,7 @@ def begin(request: web.Request) -> Exchange:
         user_agent=request.headers.get("User-Agent", "")[:256],
     )
     exchange.headers["x-request-id"] = request_id
+    exchange.headers["Server"] = "gatehouse"  # aiohttp would name itself and its version
     if exchange.api is Api.MESSAGES:
         exchange.headers["request-id"] = request_id  # where Anthropic's clients look for it
     return exchange

@@ -8,7 +8,7 @@ import logging
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -44,8 +44,16 @@ class Listening(NamedTuple):
     admin_url: str
 
 
-async def serve(config: Config, stop: asyncio.Event, *, on_listening: Callable[[Listening], None]) -> None:
-    """Serve until `stop` is set, then let running requests finish for gateway.drain_seconds.
+async def serve(
+    config: Config,
+    stop: asyncio.Event,
+    *,
+    hurry: asyncio.Event | None = None,
+    on_listening: Callable[[Listening], None],
+) -> None:
+    """Serve until `stop` is set, then let running requests finish for gateway.drain_seconds, or until `hurry` is set.
+
+    Requests that are still running then are ended and recorded.
 
     Raises OSError when a listener's address is taken. While it serves, STATE_DIR/gateway.json says where.
     """
@@ -63,9 +71,12 @@ async def serve(config: Config, stop: asyncio.Event, *, on_listening: Callable[[
         on_listening(listening)
         await stop.wait()
         gateway.drain()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(settings.drain_seconds):
-                await gateway.observer.wait_idle()
+        ends: list[asyncio.Task[Any]] = [asyncio.create_task(gateway.observer.wait_idle())]
+        if hurry is not None:
+            ends.append(asyncio.create_task(hurry.wait()))
+        await asyncio.wait(ends, timeout=settings.drain_seconds, return_when=asyncio.FIRST_COMPLETED)
+        for task in ends:
+            task.cancel()
 
 
 @contextlib.asynccontextmanager

@@ -64,7 +64,8 @@ def _charge_prompt(exchange: Exchange) -> None:
     usage = exchange.usage
     if usage.prompt_tokens or exchange.sent_at is None:
         return
-    if exchange.outcome in _LEFT or exchange.unmetered:
+    unread = exchange.outcome is Outcome.TIMEOUT and not exchange.stream  # generated, but not sent
+    if exchange.outcome in _LEFT or exchange.unmetered or unread:
         usage.prompt_tokens = exchange.prompt_estimate
         usage.estimated = True
     else:  # it failed before anything was generated

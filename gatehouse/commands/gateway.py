@@ -11,8 +11,10 @@ import click
 import uvloop
 
 from gatehouse.context import Context
+from gateway.auth.keys import KeyFileError
 from gateway.logs import setup_process_logging
 from gateway.server import Listening, serve
+from gateway.store import StoreError
 
 PARENT = "GATEHOUSE_PARENT_PID"
 _PR_SET_PDEATHSIG = 1
@@ -25,7 +27,7 @@ log = logging.getLogger("gatehouse.gateway")
 @click.option("--admin-port", type=click.IntRange(0, 65535), help="Port of the admin listener; 0 picks a free one.")
 @click.pass_obj
 def gateway(context: Context, port: int | None, admin_port: int | None, *, demo: bool) -> None:
-    """Run the gateway until SIGTERM; running streams may finish first."""
+    """Run the gateway until SIGTERM; running streams may finish first, a second SIGTERM ends them."""
     die_with_parent()
     context.demo = demo
     config = context.gateway_config()
@@ -34,15 +36,19 @@ def gateway(context: Context, port: int | None, admin_port: int | None, *, demo:
     setup_process_logging(config.logging)
 
     async def run() -> None:
-        stop = asyncio.Event()
+        stop, hurry = asyncio.Event(), asyncio.Event()
+
+        def end() -> None:
+            (hurry if stop.is_set() else stop).set()
+
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
-        await serve(config, stop, on_listening=_announce)
+            loop.add_signal_handler(number, end)
+        await serve(config, stop, hurry=hurry, on_listening=_announce)
 
     try:
         uvloop.run(run())
-    except OSError as error:
+    except (OSError, KeyFileError, StoreError) as error:
         click.echo(f"gatehouse: the gateway cannot start: {error}", err=True)
         sys.exit(1)
 

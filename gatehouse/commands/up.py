@@ -13,6 +13,7 @@ from gatehouse.commands.engine import Reporter
 from gatehouse.commands.gateway import PARENT
 from gatehouse.commands.greeting import gateway_of, greeting
 from gatehouse.context import Context
+from gateway.auth.keys import KeyFileError, load_keys
 from launcher.config import EngineSettings
 from launcher.preflight import preflight
 from launcher.service import Launcher
@@ -124,16 +125,23 @@ class _Up:
         try:
             await asyncio.wait({gone, stop}, return_when=asyncio.FIRST_COMPLETED)
             if not gone.done():
-                process.terminate()
-                hurry = asyncio.create_task(self._hurry.wait())
-                patience = self._settings.gateway.drain_seconds + GRACE_SECONDS
-                await asyncio.wait({gone, hurry}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
-                hurry.cancel()
-                if not gone.done():
-                    process.kill()
+                await self._end(process, gone)
             return await gone
         finally:
             stop.cancel()
+
+    async def _end(self, process: asyncio.subprocess.Process, gone: asyncio.Task[int]) -> None:
+        """TERM, so that it drains; TERM again when that takes too long or somebody is in a hurry; KILL at last."""
+        process.terminate()
+        hurry = asyncio.create_task(self._hurry.wait())
+        patience = self._settings.gateway.drain_seconds + GRACE_SECONDS
+        await asyncio.wait({gone, hurry}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+        hurry.cancel()
+        if not gone.done():
+            process.terminate()
+            await asyncio.wait({gone}, timeout=GRACE_SECONDS)
+        if not gone.done():
+            process.kill()
 
     async def _greet(self) -> None:
         """Say where everything is, once it is there."""
@@ -144,6 +152,15 @@ class _Up:
 
 def _engine_problems(settings: EngineSettings) -> list[str]:
     return [f"{problem.what}; {problem.remedy}" for problem in preflight(settings)]
+
+
+def _key_problems(context: Context) -> list[str]:
+    """Read the signing key (the first start makes it)."""
+    try:
+        load_keys(context.gateway_config())
+    except KeyFileError as error:
+        return [str(error)]
+    return []
 
 
 def _taken_ports(context: Context, port: int | None, admin_port: int | None) -> list[str]:

@@ -39,10 +39,11 @@ READY_SECONDS = 120.0
 STOP_SECONDS = 60.0
 DEADLINE = 30.0
 POLL_SECONDS = 0.01
+NO_LIMITS = dict.fromkeys(("requests_per_minute", "tokens_per_minute", "concurrent_requests", "tokens_per_day"))
 BASE: dict[str, dict[str, Any]] = {
     "engine": {"port": 0, "tensor_parallel_size": 1, "restart_delay": 0.1},
     "logging": {"stdout": False},
-    "plans": {"service": {}, "member": {}, "once": {"requests_per_minute": 1, "request_burst": 1}},
+    "plans": {"service": NO_LIMITS, "member": NO_LIMITS, "once": {"requests_per_minute": 1, "request_burst": 1}},
 }
 """No limits but in the plan `once`, free ports."""
 SIMULATED: dict[str, Any] = {

@@ -11,6 +11,7 @@ import yaml
 
 from gatehouse.cli import main
 from gatehouse.settings import ConfigError, Sections, load
+from gateway.config import DEFAULT_PLANS
 
 FIVE_MISTAKES = """
 engine: {kind: llama, tensor_parallel_size: 0}
@@ -126,7 +127,7 @@ def test_variables_go_before_the_file(tmp_path: Path, monkeypatch: pytest.Monkey
     ("name", "value", "told"),
     [
         ("GATEHOUSE_GATWAY__PORT", "1", "GATEHOUSE_GATWAY__PORT: there is no such section"),
-        ("GATEHOUSE_GATEWAY_PORT", "1", "GATEHOUSE_GATEWAY_PORT: there is no such section"),
+        ("GATEHOUSE_GATEWAY_PORT", "1", "GATEHOUSE_GATEWAY_PORT: two underscores stand between section and key"),
         ("gatehouse_portt", "1", "gatehouse_portt: there is no such section"),
         ("GATEHOUSE_GATEWAY__PROT", "1", "gateway.prot: there is no such key"),
         ("GATEHOUSE_GATEWAY__PORT", "many", "gateway.port: must be a valid integer"),
@@ -144,6 +145,53 @@ def test_the_commands_own_variables_are_no_settings(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("GATEHOUSE_CONFIG", "x")
     monkeypatch.setenv("GATEHOUSE_STATE_DIR", "x")
     load(None)
+
+
+def test_a_list_in_a_variable_is_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is no JSON is named, not thrown; the file's mistakes are told in the same breath."""
+    monkeypatch.setenv("GATEHOUSE_ENGINE__EXTRA_ARGS", "--foo")
+    assert "JSON" in problems(None)[0]
+    monkeypatch.setenv("GATEHOUSE_ENGINE__EXTRA_ARGS", '["--foo"]')
+    assert load(None).engine.extra_args == ["--foo"]
+
+
+def test_variables_and_file_are_judged_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every problem at once, wherever it comes from."""
+    monkeypatch.setenv("GATEHOUSE_GATEWAY_PORT", "1")
+    told = problems(written(tmp_path, "engine: {kind: x}"))
+    assert [line.split(":")[0] for line in told] == ["GATEHOUSE_GATEWAY_PORT", "engine.kind"]
+    assert "GATEHOUSE_GATEWAY__PORT" in told[0]
+
+
+def test_a_plan_keeps_the_limits_that_are_not_mentioned(tmp_path: Path) -> None:
+    """Changing a default plan's priority must not lift its limits; null does."""
+    plans = load(written(tmp_path, "plans: {member: {priority: 5, tokens_per_day: null}, big: {}}")).plans
+    assert plans["member"].model_dump() == DEFAULT_PLANS["member"].model_dump() | {
+        "priority": 5,
+        "tokens_per_day": None,
+    }
+    assert plans["service"] == DEFAULT_PLANS["service"]
+    assert plans["big"].requests_per_minute is None
+
+
+def test_a_key_that_stands_twice(tmp_path: Path) -> None:
+    """PyYAML would take the last one in silence."""
+    assert "'port' stands twice" in problems(written(tmp_path, "gateway: {port: 1, port: 2}"))[0]
+
+
+def test_a_time_zone_that_does_not_exist(tmp_path: Path) -> None:
+    """Said at the start, not at midnight."""
+    assert problems(written(tmp_path, "limits: {time_zone: Mars/Base}"))[0].startswith(
+        "limits.time_zone: must be a time zone"
+    )
+
+
+def test_a_state_directory_that_cannot_be_made() -> None:
+    """A sentence, exit code 2, no traceback."""
+    done = gatehouse("up", "--demo", "--state-dir", "/proc/nowhere")
+    assert done.returncode == 2
+    assert "/proc/nowhere cannot be made" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_what_show_prints_is_a_config_that_means_the_same(tmp_path: Path) -> None:
