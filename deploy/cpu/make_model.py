@@ -21,6 +21,7 @@ import openai_harmony
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GptOssConfig, GptOssForCausalLM, PreTrainedTokenizerFast
+from transformers.utils import logging
 
 CONTEXT = 4096
 VOCABULARY = 201088  # gpt-oss's
@@ -148,6 +149,7 @@ def main(folder: Path) -> None:
     """Write tokenizer and weights."""
     folder.mkdir(parents=True, exist_ok=True)
     make_tokenizer().save_pretrained(folder)
+    logging.disable_progress_bar()
     make_weights(*make_successors()).save_pretrained(folder, safe_serialization=True)
 
 

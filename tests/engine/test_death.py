@@ -52,11 +52,10 @@ async def test_engine_core_killed_in_mid_stream(stack: Stack) -> None:
         line = stack.logged(f"broken-{api}")
         assert (line["outcome"], line["error_code"]) == ("engine_failed", "engine_failed")
         assert line["completion_tokens"] > 0
-    for (request_id, body), lines in zip(answers, [2, 2, 2, 2, 1], strict=True):
-        line = stack.logged(request_id)
-        assert line["outcome"] == "complete", f"{request_id} {lines}: {line}"
-        assert line["completion_tokens"] > 0
+    for request_id, body in answers:
         assert body
+        line = stack.logged(request_id)
+        assert (line["outcome"], line["completion_tokens"] > 0) == ("complete", True), line
 
 
 def engine_core(stack: Stack) -> int:

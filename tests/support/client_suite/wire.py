@@ -22,7 +22,7 @@ _CHAT = "/v1/chat/completions"
 _TEXT = "/v1/completions"
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "chat": (_CHAT, {"messages": MESSAGES, "max_tokens": 40}),
-    "chat without a limit": (_CHAT, {"messages": MESSAGES}),
+    "chat without a limit": (_CHAT, {"messages": MESSAGES, "temperature": 1}),  # one that ends by itself
     "chat, stop": (_CHAT, {"messages": MESSAGES, "max_tokens": 40, "stop": [" five", "\n"]}),
     "chat, logprobs": (_CHAT, {"messages": MESSAGES, "max_tokens": 8, "logprobs": True, "top_logprobs": 3}),
     "chat, n": (_CHAT, {"messages": MESSAGES, "max_tokens": 40, "n": 3, "temperature": 1}),
