@@ -12,6 +12,7 @@ from typing import Any, NoReturn, Protocol
 import aiohttp
 import click
 
+from gatehouse.bar import StartupBar
 from launcher.config import EngineSettings
 from launcher.notify import notify, watchdog_seconds
 from launcher.service import Launcher
@@ -103,7 +104,8 @@ def describe(status: dict[str, Any]) -> str:
         eta = f", about {status['eta_s']:.0f} s left" if status["eta_s"] is not None else ""
         parts.append(f"{status['phase']} {status['percent']} % ({status['elapsed_s']:.0f} s{eta})")
     if status["url"] and status["state"] == "ready":
-        version = f", vLLM {status['version']}" if status["version"] else ""
+        simulated = "simulated " if status["kind"] == "simulated" else ""
+        version = f", {simulated}vLLM {status['version']}" if status["version"] else ""
         parts.append(f"{status['model']} at {status['url']}{version}")
     if status["reason"]:
         parts.append(status["reason"])
@@ -111,10 +113,11 @@ def describe(status: dict[str, Any]) -> str:
 
 
 class Reporter:
-    """Tells each new status to the terminal, one line a phase, and to systemd."""
+    """Tells each new status: on a terminal a bar while the engine starts, in a log one line a phase; and to systemd."""
 
     def __init__(self, write: Callable[[str], None]) -> None:
         self._write = write
+        self._bar = StartupBar.on(sys.stderr)
         self._told: tuple[str, str | None, str] | None = None
         self._was_ready = False
 
@@ -125,6 +128,8 @@ class Reporter:
         if status.state == "ready" and not self._was_ready:
             notify(READY="1")
             self._was_ready = True
+        if self._bar is not None and self._bar.show(status):
+            return
         told = (status.state, status.phase, status.reason)
         if told != self._told:
             self._told = told

@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import json
 import os
+import pty
+import re
 import signal
 import socket
 import subprocess
@@ -55,17 +57,20 @@ class Command:
 
 
 @contextlib.asynccontextmanager
-async def command(tmp_path: Path, env: dict[str, str] | None = None, **settings: Any) -> AsyncIterator[Command]:
+async def command(
+    tmp_path: Path, env: dict[str, str] | None = None, stderr: int | None = None, **settings: Any
+) -> AsyncIterator[Command]:
     """Start `gatehouse engine` with these settings; its engine is gone at the end or the test fails."""
     config = tmp_path / "gatehouse.yaml"
     config.write_text(yaml.safe_dump({"engine": {**QUICK, **settings}}))
     state_dir = tmp_path / "state"
     running = Command(None, config, state_dir)  # type: ignore[arg-type]
-    log = (tmp_path / "stderr").open("wb")
-    running.process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "gatehouse", "engine", *running.options), stderr=log, env={**os.environ, **(env or {})}
-    )
-    log.close()
+    with (tmp_path / "stderr").open("wb") as log:
+        running.process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "gatehouse", "engine", *running.options),
+            stderr=log if stderr is None else stderr,
+            env={**os.environ, **(env or {})},
+        )
     try:
         yield running
     finally:
@@ -108,6 +113,38 @@ async def test_progress_is_told(tmp_path: Path):
     told = (tmp_path / "stderr").read_text()
     for word in ("importing", "loading", "compiling", "capturing", "engine ready", "engine draining", "engine stopped"):
         assert word in told
+
+
+async def on_a_terminal(tmp_path: Path, **settings: Any) -> str:
+    """What `gatehouse engine` draws on a terminal from its start until it is ready and stopped."""
+    ours, theirs = pty.openpty()
+    drawn = bytearray()
+    asyncio.get_running_loop().add_reader(ours, lambda: drawn.extend(os.read(ours, 65536)))
+    try:
+        async with command(tmp_path, {"TERM": "xterm", "COLUMNS": "100"}, stderr=theirs, **settings) as engine:
+            await until(lambda: b"engine ready" in drawn)
+            engine.process.terminate()
+            await until(lambda: b"engine stopped" in drawn)
+        return drawn.decode()
+    finally:
+        asyncio.get_running_loop().remove_reader(ours)
+        os.close(ours)
+        os.close(theirs)
+
+
+async def test_a_terminal_shows_a_bar(tmp_path: Path):
+    """A bar with phase, share and elapsed time, from the second start on with an estimate; the cursor comes back."""
+    first = await on_a_terminal(tmp_path, simulator={"startup": 2})
+    for drawn in ("engine loading", "engine capturing", "━", "0:00:01"):
+        assert drawn in first
+    assert len(set(re.findall(r"(\d+)%", first))) > 3
+    assert "s left" not in first
+    second = await on_a_terminal(tmp_path, simulator={"startup": 2})
+    assert re.search(r"about \d s left", second)
+    for drawn in (first, second):
+        assert drawn.rfind("\x1b[?25h") > drawn.rfind("\x1b[?25l") > -1, "the cursor is shown again"
+        assert "starting" not in drawn
+        assert "engine ready · gpt-oss-20b at http://127.0.0.1:" in drawn
 
 
 async def test_a_second_launcher_is_refused(tmp_path: Path):
