@@ -45,6 +45,9 @@ class Gateway:
         self.settlement = Settlement(self.engine, self._record)
         self.observer = Observer(self.settlement.finish, lambda: self.api.draining)
         self.app = self._public_app()
+        authenticator = self.app[AUTHENTICATOR]
+        # what is revoked closes what is open
+        authenticator.revocations.on_change = lambda: self.observer.stop_where(authenticator.refusal)
         self.api = EngineApi(
             config, self.app[AUTHENTICATOR], self.limits, self.engine, Relay(self.engine, config.gateway)
         )

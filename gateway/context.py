@@ -100,6 +100,7 @@ class Exchange:
     bytes_out: int = 0
     engine_attempts: int = 0
     headers: dict[str, str] = field(default_factory=dict)  # added to whatever answer goes out
+    stopped_by: Exception | None = None  # the gateway ended it: why its task was cancelled, where no client left
 
     def end(self, outcome: Outcome, error_code: str | None = None) -> None:
         """Record how it ended; the first word stands."""

@@ -77,6 +77,15 @@ class Relay:
             exchange.end(Outcome.CLIENT_GONE, "client_gone")
             delivery.cut()
             return delivery.response or web.Response(status=499)
+        except asyncio.CancelledError:
+            stopped_by = exchange.stopped_by  # by the gateway: its caller may no longer have this answer
+            if not isinstance(stopped_by, GatewayError) or delivery.response is None:
+                raise
+            _uncancel()
+            if exchange.outcome is None:
+                exchange.end(Outcome.REJECTED, stopped_by.code)
+                await delivery.fail(stopped_by, passage.sequence_number)
+            return delivery.response
 
 
 @dataclass(slots=True)
@@ -91,6 +100,7 @@ class _Passage:
     shaped: Shaped
     body: bytes
     delivery: Delivery
+    sequence_number: int = 0  # of the next event, which the Responses API counts
 
     async def until_answered(self) -> web.StreamResponse:
         """Hold, send, and where nothing was lost send again."""
@@ -227,11 +237,12 @@ class _Passage:
             exchange.usage.estimated = not meter.exact
             exchange.unmetered = meter.unmetered()
             exchange.response_id = getattr(meter, "response_id", None)
+            self.sequence_number = meter.sequence_number
         if error is not None:
             if delivery.response is None:
                 raise error
             exchange.end(_outcome_of(error), error.code)
-            await delivery.fail(error, meter.sequence_number)
+            await delivery.fail(error, self.sequence_number)
         assert delivery.response is not None  # noqa: S101 - finish() has made it
         return delivery.response
 
@@ -240,6 +251,12 @@ class _Passage:
         with contextlib.suppress(UpstreamClosed, UpstreamTimeout):
             connection.expect_by(self.settings.connect_seconds)
             await connection.read()
+
+
+def _uncancel() -> None:
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - a coroutine that runs has one
+    task.uncancel()
 
 
 def _outcome_of(error: GatewayError) -> Outcome:

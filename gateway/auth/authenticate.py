@@ -3,20 +3,28 @@
 from aiohttp import web
 from multidict import CIMultiDictProxy
 
+from gateway.auth.claims import Identity
 from gateway.auth.csrf import SAFE_METHODS, require_json, require_own_page
+from gateway.auth.revocations import RevocationList
 from gateway.auth.sessions import Sessions, SignedIn
 from gateway.auth.tokens import TokenVerifier
 from gateway.config import AuthSettings
 from gateway.context import Principal
 from gateway.errors import BadRequest, Forbidden, Unauthorized
 
+CREDENTIAL: web.RequestKey[object] = web.RequestKey("credential", object)
+"""What a request's caller was proven by."""
+
 
 class Authenticator:
     """Accepts `Authorization: Bearer <JWT>`, `x-api-key: <JWT>` (Anthropic's clients), or the chat's session cookie."""
 
-    def __init__(self, auth: AuthSettings, verifier: TokenVerifier, sessions: Sessions) -> None:
+    def __init__(
+        self, auth: AuthSettings, verifier: TokenVerifier, sessions: Sessions, revocations: RevocationList
+    ) -> None:
         self.verifier = verifier
         self.sessions = sessions
+        self.revocations = revocations
         self.cookie_name = "session" if auth.cookie_over_http else "__Host-session"
 
     async def authenticate(self, request: web.Request) -> Principal:
@@ -27,14 +35,26 @@ class Authenticator:
         """
         token = bearer_token(request.headers)
         if token is not None:
-            return self.verifier.verify(token)
+            identity = request[CREDENTIAL] = self.verifier.identify(token)
+            return identity.principal
         cookie = request.cookies.get(self.cookie_name)
         if cookie is None:
             raise Unauthorized("No credentials; send Authorization: Bearer <token>.", code="token_missing")
         if request.method not in SAFE_METHODS:
             require_json(request)
             require_own_page(request)
-        return (await self.sessions.resolve(cookie)).principal
+        signed_in = request[CREDENTIAL] = await self.sessions.resolve(cookie)
+        return signed_in.principal
+
+    def refusal(self, request: web.Request) -> Unauthorized | None:
+        """Why a request whose caller was known would be refused now: what proved them was revoked meanwhile."""
+        match request.get(CREDENTIAL):
+            case Identity() as identity:
+                return self.verifier.refusal(identity)
+            case SignedIn() as signed_in:
+                return self.sessions.refusal(signed_in)
+            case _:
+                return None
 
     async def signed_in(self, request: web.Request) -> SignedIn:
         """The chat session of a request; tokens do not count. Raises as `authenticate` does, CSRF excepted."""

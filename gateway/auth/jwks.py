@@ -73,7 +73,8 @@ def read_jwks(data: bytes, algorithm: str | None = None) -> JwkSet:
 
 
 def _read_jwk(entry: dict[str, Any], algorithm: str | None) -> Key:
-    if entry.get("use", "sig") != "sig" or "verify" not in entry.get("key_ops", ["verify"]):
+    uses = entry.get("key_ops", ["verify"])
+    if entry.get("use", "sig") != "sig" or not isinstance(uses, list) or "verify" not in uses:
         raise ValueError("not for signatures")
     kind, kid = entry.get("kty"), entry.get("kid", "")
     if not isinstance(kind, str) or kind not in _PUBLIC:

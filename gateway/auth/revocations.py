@@ -13,6 +13,7 @@ class RevocationList:
     """The revocations in force. They only ever come; one is forgotten when nothing it refuses can still be valid."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
+        self.on_change: Callable[[], object] = lambda: None  # called after something new is refused
         self._clock = clock
         self._tables: dict[RevocationKind, dict[str, Revocation]] = {kind: {} for kind in RevocationKind}
         self._tokens = self._tables[RevocationKind.TOKEN]
@@ -21,11 +22,15 @@ class RevocationList:
 
     def add(self, revocations: Iterable[Revocation]) -> None:
         """Refuse these too, from now on."""
+        changed = False
         for revocation in revocations:
             table = self._tables[revocation.kind]
             known = table.get(revocation.target)
             if known is None or known.revoked_at < revocation.revoked_at:
                 table[revocation.target] = revocation
+                changed = True
+        if changed:
+            self.on_change()
 
     def forget(self) -> None:
         """Drop those that no longer matter, so that memory stays bounded."""

@@ -91,6 +91,12 @@ class Sessions:
         signed_in.used_at = now
         return signed_in
 
+    def refusal(self, signed_in: SignedIn) -> Unauthorized | None:
+        """Why a session that was good earlier counts no more."""
+        session = signed_in.session
+        ended = self._revocations.refuse_session(session.id, session.user_name, session.created_at)
+        return _over() if ended else None
+
     def expires_at(self, signed_in: SignedIn) -> float:
         """When the session ends if it is not used again."""
         last_used = max(signed_in.used_at, signed_in.session.seen_at)

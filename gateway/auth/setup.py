@@ -38,7 +38,7 @@ def setup_auth(app: web.Application, config: Config) -> Authenticator:
     issuers = ForeignIssuers(config.auth)
     verifier = TokenVerifier(config.auth, config.plans, load_keys(config), revocations, issuers=issuers.by_claim)
     sessions = Sessions(store, config.auth, config.plans, revocations)
-    authenticator = Authenticator(config.auth, verifier, sessions)
+    authenticator = Authenticator(config.auth, verifier, sessions, revocations)
     passwords = Passwords()
     users = Users(store, config.auth, passwords, Throttle())
 

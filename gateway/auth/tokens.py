@@ -70,19 +70,27 @@ class TokenVerifier:
 
     def verify(self, token: str) -> Principal:
         """The caller that `token` proves. Unauthorized, with the reason as its code, when it proves none."""
+        return self.identify(token).principal
+
+    def identify(self, token: str) -> Identity:
+        """The same, with what `refusal` needs to judge it again later."""
         if len(token) > MAX_TOKEN_BYTES or not token.isascii():
             raise _unauthorized(_MALFORMED)
         digest = fingerprint(token)
         identity = self._verified.get(digest)
         if identity is None:
-            return self._verify_new(token, digest).principal
+            return self._verify_new(token, digest)
         if self._clock() >= identity.expires_at + self._leeway:
             del self._verified[digest]
             raise _unauthorized(EXPIRED)
         if self._revocations.refuse_token(identity):
             raise _unauthorized(_REVOKED)
         self._verified.move_to_end(digest)
-        return identity.principal
+        return identity
+
+    def refusal(self, identity: Identity) -> Unauthorized | None:
+        """Why an identity that was proven earlier counts no more."""
+        return _unauthorized(_REVOKED) if self._revocations.refuse_token(identity) else None
 
     def forget(self) -> None:
         """Verify everything anew from now on: a key was withdrawn."""
