@@ -114,7 +114,7 @@ class MemoryLimiter:
         running = len(accounts[0][1].leases)
         refused = None
         if reservation_id in self._reservations:
-            running -= 1
+            running -= reservation_id in accounts[0][1].leases
         else:
             refused = refusal([account.standing(rule) for rule, account in accounts], tokens, time.moment)
             if refused is None:

@@ -13,10 +13,10 @@ from gateway.limits.limiter import FORGET_AFTER, MINUTE, SECOND, Allowance, Kind
 
 LEASE = 30
 DAY = 24 * 3600 * SECOND
-OWN = Allowance(Pace.of_requests(60, 5), Pace.of_tokens(6000), 3, 50_000, 55_000)
+OWN = Allowance(Pace.of_requests(60, 5), Pace.of_tokens(6000), 3, 9_000, 8_000)
 PLAIN = Allowance(None, None, None, None)
 TEAM = Allowance(Pace.of_requests(7, 7), None, 4, None)
-TOTAL = Allowance(None, Pace.of_tokens(7777), None, 70_000, 80_000)
+TOTAL = Allowance(None, Pace.of_tokens(7777), None, 10_000, 12_000)
 RULES = {
     "alice": (Rule("subject:alice", OWN), Rule("team:red", TEAM), Rule("total", TOTAL)),
     "bob": (Rule("subject:bob", OWN), Rule("team:red", TEAM), Rule("total", TOTAL)),
@@ -29,8 +29,8 @@ ALLOWANCES = {rule.key: rule.allowance for rules in RULES.values() for rule in r
 class Clock:
     """Time that the test moves; microseconds, monotonic and wall in step."""
 
-    def __init__(self, day: int = 1000) -> None:
-        self.now = day * DAY + 23 * 3600 * SECOND
+    def __init__(self, now: int = 1000 * DAY + 23 * 3600 * SECOND) -> None:
+        self.now = now
 
     def __call__(self) -> int:
         """Now."""
@@ -100,8 +100,8 @@ class LimiterMachine(RuleBasedStateMachine):
 
     @initialize(day=st.sampled_from([1000, 1003]))
     def begin(self, day: int) -> None:
-        """An empty limiter and an empty model, an hour before a day's end, which may be a month's (1972-09-30)."""
-        self.clock = Clock(day)
+        """An empty limiter and an empty model, three minutes before a day's end, which may be a month's (1972-09-30)."""
+        self.clock = Clock((day + 1) * DAY - 3 * MINUTE)
         self.limiter = self.make(self.clock)
         self.books = {key: Book(day=day, month=month_of(self.clock.now)) for key in ALLOWANCES}
         self.held: dict[str, Entry] = {}
@@ -192,6 +192,20 @@ class LimiterMachine(RuleBasedStateMachine):
                 book.month_tokens += tokens
             book.leases[reservation] = self.clock.now + LEASE * SECOND
 
+    @rule(who=st.sampled_from(["alice", "bob", "carol"]), surplus=st.integers(0, 1))
+    def acquire_what_is_left(self, who: str, surplus: int) -> None:
+        """The last token that a limit leaves is given, and none beyond it."""
+        left = []
+        for each in RULES[who]:
+            book, allowance = self.books[each.key], each.allowance
+            if allowance.tokens:
+                left.append(allowance.tokens.room(book.token_backlog))
+            if allowance.tokens_per_day:
+                left.append(max(0, allowance.tokens_per_day - book.day_tokens))
+            if allowance.tokens_per_month:
+                left.append(max(0, allowance.tokens_per_month - book.month_tokens))
+        self.acquire(who, min(left) + surplus)
+
     @precondition(lambda self: self.held)
     @rule(data=st.data(), tokens=st.integers(0, 2500))
     def acquire_again(self, data, tokens: int) -> None:
@@ -200,6 +214,8 @@ class LimiterMachine(RuleBasedStateMachine):
         who = self.held[reservation].who
         verdict = self.call(self.limiter.acquire(reservation, RULES[who], tokens))
         assert verdict.allowed
+        leases = self.books[RULES[who][0].key].leases
+        assert verdict.running == len(leases) - (reservation in leases)
         self.check_rates(who, verdict)
 
     @precondition(lambda self: self.held)

@@ -1,0 +1,191 @@
+-- The books of the limiter (gateway/limits/limiter.py), layout 1: acquire, renew and settle, each one atomic step.
+-- What follows from them (refusals, rates, waits) is worked out by the gateway from the numbers that are returned.
+--
+-- KEYS[1] is what all keys begin with. It has a hash tag, so they all live on one node of a cluster:
+--   KEYS[1]:a:<rule>  hash        r, t        when the backlogs of requests and tokens are worked off
+--                                 day, d      the day's end, and the tokens of that day
+--                                 month, m    the same for the month
+--   KEYS[1]:l:<rule>  sorted set  leases: reservation -> expiry
+--   KEYS[1]:r:<id>    MessagePack reservation: {tokens, day, month, till, rules = {{key, tpm, day?, month?, lease?}}}
+-- Times are whole microseconds of the server's clock; doubles hold them exactly.
+--
+-- Gateways of two versions may share a Redis while they are being replaced. Fields may be added: each script writes its
+-- own and leaves the others alone. Where a field changes its meaning, the layout's number in KEYS[1] changes.
+
+local SLACK = 60000 -- milliseconds that a key outlives its use
+local MINUTE = 60000000
+local prefix = KEYS[1]
+local clock = redis.call('TIME')
+local now = clock[1] * 1000000 + clock[2]
+local next_argument = 1
+
+local function argument()
+  next_argument = next_argument + 1
+  return ARGV[next_argument - 1]
+end
+
+local function number() return tonumber(argument()) end -- '' is nil: unlimited
+
+-- The caller knows the calendar, the server the time: of three ends the first that lies ahead.
+local function period_end()
+  local first, second, third = number(), number(), number()
+  return (first > now and first) or (second > now and second) or third
+end
+
+local function cost(tokens, per_minute) return math.ceil(tokens * MINUTE / per_minute) end
+
+local function expire(key, microseconds) redis.call('PEXPIRE', key, math.ceil(microseconds / 1000) + SLACK) end
+
+local function account(rule, day_end, month_end)
+  local key = prefix .. ':a:' .. rule
+  local f = redis.call('HMGET', key, 'r', 't', 'day', 'd', 'month', 'm')
+  return {
+    key = key,
+    r = tonumber(f[1]) or 0,
+    t = tonumber(f[2]) or 0,
+    day = day_end,
+    d = tonumber(f[3]) == day_end and tonumber(f[4]) or 0,
+    month = month_end,
+    m = tonumber(f[5]) == month_end and tonumber(f[6]) or 0,
+  }
+end
+
+local function save(a)
+  local till = math.max(a.r, a.t)
+  if a.d > 0 then till = math.max(till, a.day) end
+  if a.m > 0 then till = math.max(till, a.month) end
+  redis.call('HSET', a.key, 'r', a.r, 't', a.t, 'day', a.day, 'd', a.d, 'month', a.month, 'm', a.m)
+  expire(a.key, math.max(0, till - now))
+end
+
+local function lease(rule, id, microseconds)
+  local key = prefix .. ':l:' .. rule
+  redis.call('ZADD', key, now + microseconds, id)
+  redis.call('ZREMRANGEBYSCORE', key, '-inf', now)
+  expire(key, microseconds)
+end
+
+local function nth_expiry(rule, n)
+  local found = redis.call('ZRANGEBYSCORE', prefix .. ':l:' .. rule, '(' .. string.format('%.0f', now), '+inf',
+    'WITHSCORES', 'LIMIT', n, 1)
+  return tonumber(found[2]) or 0
+end
+
+local function keep(id, reservation, microseconds)
+  reservation.till = now + microseconds
+  redis.call('SET', prefix .. ':r:' .. id, cmsgpack.pack(reservation), 'PX', math.ceil(microseconds / 1000) + SLACK)
+end
+
+local function reserved(id)
+  local packed = redis.call('GET', prefix .. ':r:' .. id)
+  if not packed then return nil end
+  local reservation = cmsgpack.unpack(packed)
+  return reservation.till > now and reservation or nil
+end
+
+-- id, tokens, lease, forget after, force (1: charge whatever the limits say), ends of days and months, then the rules.
+-- Returns whether it holds, how many of the first rule's leases there were, now, the ends, and each account as it is.
+local function acquire()
+  local id, tokens, lease_time, forget_after, force = argument(), number(), number(), number(), number() == 1
+  local day_end, month_end = period_end(), period_end()
+  local rules, again, pass = {}, reserved(id) ~= nil, true
+  while next_argument <= #ARGV do
+    local rule = argument()
+    local a = account(rule, day_end, month_end)
+    a.rule = rule
+    a.request_cost, a.request_depth, a.tpm, a.token_depth = number(), number(), number(), number()
+    a.concurrent, a.per_day, a.per_month = number(), number(), number()
+    a.leases = redis.call('ZCOUNT', prefix .. ':l:' .. rule, '(' .. string.format('%.0f', now), '+inf')
+    rules[#rules + 1] = a
+    if (a.request_cost and math.max(a.r - now, 0) + a.request_cost > a.request_depth)
+      or (a.tpm and math.max(a.t - now, 0) + cost(tokens, a.tpm) > a.token_depth)
+      or (a.concurrent and a.leases >= a.concurrent)
+      or (a.per_day and a.d + tokens > a.per_day)
+      or (a.per_month and a.m + tokens > a.per_month) then
+      pass = false
+    end
+  end
+  local running = rules[1].leases
+  if again then
+    local till = redis.call('ZSCORE', prefix .. ':l:' .. rules[1].rule, id)
+    if till and tonumber(till) > now then running = running - 1 end
+  elseif pass or force then
+    local noted = {}
+    for i, a in ipairs(rules) do
+      noted[i] = { key = a.rule, tpm = a.tpm, day = a.per_day and true, month = a.per_month and true,
+        lease = (i == 1 or a.concurrent) and true }
+    end
+    -- the first write is one that a full memory refuses: then nothing has happened yet
+    keep(id, { tokens = tokens, day = day_end, month = month_end, rules = noted }, forget_after)
+    for i, a in ipairs(rules) do
+      if a.request_cost then a.r = math.max(a.r, now) + a.request_cost end
+      if a.tpm then a.t = math.max(a.t, now) + cost(tokens, a.tpm) end
+      if a.per_day then a.d = a.d + tokens end
+      if a.per_month then a.m = a.m + tokens end
+      if a.request_cost or a.tpm or a.per_day or a.per_month then save(a) end
+      if noted[i].lease and lease_time > 0 then
+        lease(a.rule, id, lease_time)
+        a.leases = a.leases + 1
+      end
+    end
+  end
+  local reply = { (again or pass or force) and 1 or 0, running, now, day_end, month_end }
+  for _, a in ipairs(rules) do
+    local free_at, last = 0, 0
+    if a.concurrent and a.leases > 0 then
+      last = nth_expiry(a.rule, a.leases - 1)
+      if a.leases >= a.concurrent then free_at = nth_expiry(a.rule, a.leases - a.concurrent) end
+    end
+    for _, value in ipairs({ a.r, a.t, a.d, a.m, a.leases, free_at, last }) do reply[#reply + 1] = value end
+  end
+  return reply
+end
+
+-- lease, forget after, ids. Returns the ids that are unknown.
+local function renew()
+  local lease_time, forget_after, unknown = number(), number(), {}
+  while next_argument <= #ARGV do
+    local id = argument()
+    local reservation = reserved(id)
+    if reservation then
+      keep(id, reservation, forget_after)
+      for _, rule in ipairs(reservation.rules) do
+        if rule.lease then lease(rule.key, id, lease_time) end
+      end
+    else
+      unknown[#unknown + 1] = id
+    end
+  end
+  return unknown
+end
+
+-- ends of days and months, then pairs: id, tokens used. What is settled is unknown from then on.
+local function settle()
+  local day_end, month_end = period_end(), period_end()
+  while next_argument <= #ARGV do
+    local id, used = argument(), number()
+    local reservation = reserved(id)
+    if reservation then
+      for _, rule in ipairs(reservation.rules) do
+        if rule.lease then redis.call('ZREM', prefix .. ':l:' .. rule.key, id) end
+        if rule.tpm or rule.day or rule.month then
+          local a = account(rule.key, day_end, month_end)
+          if rule.tpm then
+            a.t = math.max(a.t, now) + cost(used, rule.tpm) - cost(reservation.tokens, rule.tpm)
+          end
+          -- a request that began yesterday was yesterday's: its difference does not touch today's budget
+          if rule.day and reservation.day == day_end then a.d = a.d + used - reservation.tokens end
+          if rule.month and reservation.month == month_end then a.m = a.m + used - reservation.tokens end
+          save(a)
+        end
+      end
+      redis.call('DEL', prefix .. ':r:' .. id)
+    end
+  end
+  return 0
+end
+
+local operation = argument()
+if operation == 'acquire' then return acquire() end
+if operation == 'renew' then return renew() end
+return settle()

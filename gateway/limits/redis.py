@@ -1,0 +1,128 @@
+"""The limiter that all workers share: the books are in Redis, kept by one script (acquire.lua), one call each.
+
+The script is called by its hash, and sent as a whole where Redis does not know it: the first time, after a restart, a
+failover or a SCRIPT FLUSH. SCRIPT LOAD, which some providers forbid, is not needed.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import hiredis
+
+from gateway.limits.calendar import Calendar
+from gateway.limits.limiter import FORGET_AFTER, SECOND, Allowance, Rule, Verdict
+from gateway.limits.memory import wall
+from gateway.limits.standing import Moment, Standing, refusal, verdict
+from gateway.redis import Link
+
+SCRIPT = Path(__file__).with_name("acquire.lua").read_bytes()
+LAYOUT = 1  # of the keys; acquire.lua has it
+MOST_AT_ONCE = 256  # reservations in one renew or settle: Redis does nothing else meanwhile, for about 3 ms
+_ACCOUNT_FIELDS = 7  # of each account in acquire's reply
+
+
+class RedisLimiter:
+    """Implements `Limiter` over a link that others open and close. Every method raises RedisAway; see there."""
+
+    def __init__(
+        self,
+        link: Link,
+        *,
+        lease: float,
+        time_zone: str,
+        namespace: str = "gatehouse",
+        wall: Callable[[], int] = wall,
+        script: bytes = SCRIPT,
+    ) -> None:
+        """`lease` is in seconds. `wall` only says which days are near; what counts is the server's clock."""
+        self._link = link
+        self._lease = round(lease * SECOND)
+        self._calendar = Calendar(time_zone)
+        self._wall = wall
+        self._prefix = f"{{{namespace}:limits:{LAYOUT}}}"
+        self._script = script
+        self._hash = hashlib.sha1(script).hexdigest()  # noqa: S324 - EVALSHA's own
+
+    async def acquire(self, reservation_id: str, rules: Sequence[Rule], tokens: int) -> Verdict:
+        """See Limiter.acquire."""
+        return await self._acquire(reservation_id, rules, tokens, lease=self._lease, forget_after=FORGET_AFTER, force=0)
+
+    async def enter(self, reservation_id: str, rules: Sequence[Rule], tokens: int) -> None:
+        """Charge a request that runs already, whatever the limits say. Repeating it changes nothing."""
+        await self._acquire(reservation_id, rules, tokens, lease=self._lease, forget_after=FORGET_AFTER, force=1)
+
+    async def book(self, entry_id: str, rules: Sequence[Rule], tokens: int) -> None:
+        """Charge what has been used already. Repeating it within a day changes nothing."""
+        await self._acquire(entry_id, rules, tokens, lease=0, forget_after=24 * 3600 * SECOND, force=1)
+
+    async def _acquire(
+        self, reservation_id: str, rules: Sequence[Rule], tokens: int, *, lease: int, forget_after: int, force: int
+    ) -> Verdict:
+        arguments: list[str | int] = [reservation_id, tokens, lease, forget_after, force, *self._periods()]
+        for rule in rules:
+            arguments.append(rule.key)
+            arguments += _wire(rule.allowance)
+        return _read(await self._call("acquire", arguments), rules, tokens)
+
+    async def renew(self, reservation_ids: Iterable[str]) -> None:
+        """See Limiter.renew."""
+        await self.unknown_of(reservation_ids)
+
+    async def unknown_of(self, reservation_ids: Iterable[str]) -> list[str]:
+        """Renew, and return those of the ids that are unknown."""
+        unknown: list[str] = []
+        for some in _chunks(reservation_ids, MOST_AT_ONCE):
+            unknown += [each.decode() for each in await self._call("renew", [self._lease, FORGET_AFTER, *some])]
+        return unknown
+
+    async def settle(self, used: Mapping[str, int]) -> None:
+        """See Limiter.settle."""
+        for some in _chunks(used.items(), MOST_AT_ONCE):
+            await self._call("settle", [*self._periods(), *(part for pair in some for part in pair)])
+
+    def _periods(self) -> tuple[int, ...]:
+        now = self._wall()
+        return self._calendar.days(now) + self._calendar.months(now)
+
+    async def _call(self, operation: str, arguments: Sequence[str | int]) -> Any:
+        tail = (1, self._prefix, operation, *arguments)
+        reply = await self._link.call("EVALSHA", self._hash, *tail)
+        if isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT"):
+            reply = await self._link.call("EVAL", self._script, *tail)
+        if isinstance(reply, hiredis.ReplyError):
+            raise self._link.refused(reply)
+        return reply
+
+
+@lru_cache(maxsize=1024)
+def _wire(allowance: Allowance) -> tuple[str | int, ...]:
+    """An allowance as the script reads it; '' is unlimited."""
+    requests, tokens = allowance.requests, allowance.tokens
+    return (
+        *((requests.cost(1), requests.depth) if requests else ("", "")),
+        *((tokens.per_minute, tokens.depth) if tokens else ("", "")),
+        *(
+            "" if limit is None else limit
+            for limit in (allowance.concurrent, allowance.tokens_per_day, allowance.tokens_per_month)
+        ),
+    )
+
+
+def _read(reply: list[int], rules: Sequence[Rule], tokens: int) -> Verdict:
+    allowed, running, now, day_end, month_end = reply[:5]
+    moment = Moment(now, day_end - now, month_end - now)
+    standings = [
+        Standing(rule, *reply[at : at + _ACCOUNT_FIELDS])
+        for rule, at in zip(rules, range(5, len(reply), _ACCOUNT_FIELDS), strict=True)
+    ]
+    return verdict(None if allowed else refusal(standings, tokens, moment), running, standings, moment)
+
+
+def _chunks(items: Iterable[Any], size: int) -> Iterable[list[Any]]:
+    rest = iter(items)
+    while some := list(islice(rest, size)):
+        yield some

@@ -1,0 +1,224 @@
+"""The Redis limiter against the shared model, on a real server whose clock the test moves."""
+
+import asyncio
+import uuid
+
+import pytest
+from hypothesis import settings
+
+from gateway.limits.limiter import MINUTE, SECOND, Allowance, Pace, Rule
+from gateway.limits.memory import wall
+from gateway.limits.redis import SCRIPT, RedisLimiter
+from gateway.redis import Address, Link
+from tests.support.redis_server import RedisServer, running_redis
+from tests.unit.gateway.limits.limiter_machine import DAY, LEASE, Clock, LimiterMachine
+
+# the server's TIME in the script's eyes: two numbers of a list that the test keeps
+TESTED = SCRIPT.replace(b"redis.call('TIME')", b"redis.call('LRANGE', prefix .. ':clock', 0, 1)")
+assert TESTED != SCRIPT
+
+
+@pytest.fixture(scope="module")
+def server():
+    with running_redis() as server:
+        yield server
+
+
+class RedisMachine(LimiterMachine):
+    """The Redis limiter agrees with the model, step by step."""
+
+    server: RedisServer
+    loop: asyncio.AbstractEventLoop
+    link: Link
+
+    def make(self, clock: Clock) -> RedisLimiter:
+        """One in a namespace of its own."""
+        self.namespace = uuid.uuid4().hex
+        return RedisLimiter(
+            self.link, lease=LEASE, time_zone="UTC", namespace=self.namespace, wall=clock, script=TESTED
+        )
+
+    def call(self, coroutine):
+        """Tell the server the time, then ask it."""
+
+        async def at_that_time():
+            key = f"{{{self.namespace}:limits:1}}:clock"
+            await self.link.call("DEL", key)
+            await self.link.call("RPUSH", key, *divmod(self.clock.now, SECOND))
+            return await coroutine
+
+        return self.loop.run_until_complete(at_that_time())
+
+
+def test_it_agrees_with_the_model(server: RedisServer) -> None:
+    """Acquire, settle, renew and time in any order: Lua and the model agree to the microsecond."""
+    with asyncio.Runner() as runner:
+        link = Link(Address(server.url), 5.0, lambda reason: None)
+        runner.run(link.connect())
+        RedisMachine.server, RedisMachine.loop, RedisMachine.link = server, runner.get_loop(), link
+        case = RedisMachine.TestCase()
+        case.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+        case.runTest()
+        link.close()
+
+
+@pytest.fixture
+async def link(server: RedisServer):
+    link = Link(Address(server.url), 5.0, lambda reason: None)
+    await link.connect()
+    yield link
+    link.close()
+
+
+def make(link: Link, script: bytes = SCRIPT, **how) -> RedisLimiter:
+    how.setdefault("namespace", uuid.uuid4().hex)
+    return RedisLimiter(link, lease=LEASE, time_zone="UTC", script=script, **how)
+
+
+async def test_yesterdays_refund_is_not_todays_gain(link: Link) -> None:
+    """What a request of yesterday gives back changes neither today's budget nor this month's."""
+    clock = Clock(1004 * DAY - 1)  # the last microsecond of 1972-09-30
+    namespace = uuid.uuid4().hex
+    limiter = make(link, TESTED, namespace=namespace, wall=clock)
+    rules = (Rule("total", Allowance(tokens_per_day=100, tokens_per_month=200)),)
+
+    async def at(now: int) -> None:
+        clock.now = now
+        await link.call("DEL", f"{{{namespace}:limits:1}}:clock")
+        await link.call("RPUSH", f"{{{namespace}:limits:1}}:clock", *divmod(now, SECOND))
+
+    await at(clock.now)
+    assert (await limiter.acquire("a", rules, 100)).allowed
+    assert not (await limiter.acquire("b", rules, 1)).allowed
+    await at(1004 * DAY)
+    assert (await limiter.acquire("c", rules, 60)).allowed
+    await limiter.settle({"a": 0})
+    verdict = await limiter.acquire("d", rules, 0)
+    assert (verdict.day.remaining, verdict.month.remaining) == (40, 140)
+
+
+async def test_the_servers_clock_counts_not_the_gateways(link: Link, server: RedisServer) -> None:
+    """Two gateways whose clocks are 20 hours apart share one day and one budget."""
+    namespace = uuid.uuid4().hex
+    now = wall()
+    rules = (Rule("total", Allowance(tokens_per_day=100)),)
+    verdicts = []
+    for number, hours in enumerate((-20, 0, 20)):
+        limiter = make(link, namespace=namespace, wall=lambda hours=hours: now + hours * 60 * MINUTE)
+        verdicts.append(await limiter.acquire(str(number), rules, 30))
+    assert [each.day.remaining for each in verdicts] == [70, 40, 10]
+    assert len({round(each.day.reset) for each in verdicts}) <= 2
+
+
+async def test_a_flushed_script_is_sent_again(link: Link, server: RedisServer) -> None:
+    """SCRIPT FLUSH, a restart: the script travels once more, no request notices; SCRIPT LOAD is never used."""
+    limiter = make(link)
+    rules = (Rule("total", Allowance(concurrent=200)),)
+    for number in range(3):
+        server.cli("SCRIPT", "FLUSH")
+        verdicts = await asyncio.gather(*(limiter.acquire(f"{number}-{n}", rules, 1) for n in range(20)))
+        assert all(each.allowed for each in verdicts)
+    assert verdicts[-1].running == 59
+    statistics = server.cli("INFO", "commandstats").decode()
+    assert "cmdstat_evalsha" in statistics
+    assert "script|load" not in statistics
+
+
+async def test_what_was_entered_counts_once_and_whatever_the_limits_say(link: Link) -> None:
+    """`enter` and `book` charge beyond the limits, and repeating them changes nothing."""
+    limiter = make(link)
+    rules = (Rule("total", Allowance(Pace.of_requests(60, 2), Pace.of_tokens(60), 1, 100)),)
+    for _ in range(3):
+        for name in "ab":
+            await limiter.enter(name, rules, 80)
+        await limiter.book("c", (Rule("total", Allowance(tokens_per_day=100)),), 7)
+    verdict = await limiter.acquire("d", rules, 1)
+    assert verdict.refusal is not None
+    assert (verdict.running, verdict.day.remaining, verdict.requests.remaining) == (2, 0, 0)
+    await limiter.settle({"a": 0, "b": 0})
+    verdict = await limiter.acquire("d", rules, 1)
+    assert (verdict.running, verdict.day.remaining) == (0, 93)
+
+
+async def test_renewing_tells_what_redis_does_not_know(link: Link) -> None:
+    """After a loss of data the gateway learns which of its running requests are missing; many at once are no problem."""
+    limiter = make(link)
+    rules = (Rule("total", Allowance()),)
+    for number in range(600):
+        await limiter.enter(str(number), rules, 1)
+    assert await limiter.unknown_of([*map(str, range(600)), "x", "y"]) == ["x", "y"]
+    await limiter.settle(dict.fromkeys(map(str, range(600)), 1))
+    assert (await limiter.acquire("z", rules, 0)).running == 0
+
+
+async def test_keys_are_bounded_by_who_is_active(link: Link, server: RedisServer) -> None:
+    """1e5 subjects that come once: every key has an end, and those of a subject without debt end within minutes."""
+    namespace = uuid.uuid4().hex
+    limiter = make(link, namespace=namespace)
+    allowance = Allowance(Pace.of_requests(600, 100), Pace.of_tokens(60_000), 4, 1_000_000)
+    plain = Allowance(Pace.of_requests(600, 100), Pace.of_tokens(60_000), 4)
+
+    async def visit(number: int) -> None:
+        rules = (Rule(f"subject:{number}", allowance if number % 2 else plain),)
+        await limiter.acquire(f"r{number}", rules, 10)
+
+    subjects = 100_000
+    for start in range(0, subjects, 500):
+        await asyncio.gather(*(visit(number) for number in range(start, start + 500)))
+        await limiter.settle({f"r{number}": 10 for number in range(start, start + 500)})
+    keys = server.cli("DBSIZE")
+    assert keys <= 1.02 * subjects  # one account each; reservations and leases are gone
+    for number in range(0, subjects, 997):
+        left = server.cli("PTTL", f"{{{namespace}:limits:1}}:a:subject:{number}")
+        assert 0 < left <= (86_400_000 + 60_000 if number % 2 else 61_000)
+    memory = int(
+        next(
+            line.split(":")[1]
+            for line in server.cli("INFO", "memory").decode().split()
+            if line.startswith("used_memory:")
+        )
+    )
+    assert memory < 60_000_000
+    server.cli("FLUSHALL")
+
+
+@pytest.mark.parametrize("upgraded", [
+    SCRIPT + b"\n-- the next release\n",
+    SCRIPT.replace(b"'month', a.month, 'm', a.m)", b"'month', a.month, 'm', a.m, 'news', 1)"),
+])  # fmt: skip
+async def test_two_versions_of_the_script_keep_the_same_books(link: Link, upgraded: bytes) -> None:
+    """While gateways are replaced, old and new ones share limits, renew and settle each other's reservations."""
+    assert upgraded != SCRIPT
+    namespace = uuid.uuid4().hex
+    versions = [make(link, script, namespace=namespace) for script in (SCRIPT, upgraded)]
+    rules = (Rule("total", Allowance(Pace.of_requests(60, 6), Pace.of_tokens(1000), 4, 1000)),)
+    allowed = []
+    for number in range(6):
+        verdict = await versions[number % 2].acquire(str(number), rules, 100)
+        allowed.append(verdict.allowed)
+    assert allowed == [True] * 4 + [False] * 2
+    await versions[0].renew(["1", "3"])
+    await versions[1].settle({"0": 50, "2": 50})
+    await versions[0].settle({"1": 50, "3": 50})
+    verdict = await versions[1].acquire("last", rules, 0)
+    assert (verdict.running, verdict.day.remaining) == (0, 800)
+
+
+async def test_many_calls_at_once_are_one_write(link: Link, server: RedisServer) -> None:
+    """What is asked within one turn of the loop travels together, and each gets its own answer."""
+    limiter = make(link)
+    verdicts = await asyncio.gather(
+        *(limiter.acquire(str(n), (Rule(f"subject:{n % 10}", Allowance(concurrent=3)),), 1) for n in range(100))
+    )
+    assert sum(each.allowed for each in verdicts) == 30
+
+
+async def test_a_call_that_was_cancelled_does_not_shift_the_answers(link: Link) -> None:
+    """The answer to who has left is dropped; the next one is right."""
+    limiter = make(link)
+    rules = (Rule("total", Allowance()),)
+    task = asyncio.create_task(limiter.acquire("a", rules, 1))
+    await asyncio.sleep(0)
+    task.cancel()
+    assert (await limiter.acquire("b", rules, 1)).running == 1
+    assert await link.call("PING") == b"PONG"
