@@ -135,7 +135,8 @@ def token_list(obj: Context, subject: str | None, as_json: bool) -> None:
 def token_inspect(obj: Context, value: str, as_json: bool) -> None:
     """Say what TOKEN contains and every reason why it would be refused; exit code 1 if there is one.
 
-    Asks no gateway. Without TOKEN, or for -, reads stdin: arguments are visible to others in the process list.
+    Asks nobody but, for a token of an issuer who publishes its keys, that issuer. Without TOKEN, or for -, reads stdin:
+    arguments are visible to others in the process list.
     """
     config = obj.gateway_config()
     presented = sys.stdin.readline().strip() if value == "-" else value
@@ -143,10 +144,13 @@ def token_inspect(obj: Context, value: str, as_json: bool) -> None:
     async def explain() -> Explanation:
         keys, issuers = load_keys(config), ForeignIssuers(config.auth)
         try:
-            await issuers.fetch_once()  # a key set at an address is asked for once
             async with opened(config) as store:
                 revocations = await store.revocations.current(time.time())
-            return _verifier(config, keys, revocations, issuers).explain(presented)
+            verifier = _verifier(config, keys, revocations, issuers)
+            found = verifier.explain(presented)
+            if await issuers.fetch_for(found.claims.get("iss")):
+                found = verifier.explain(presented)
+            return found
         finally:
             await issuers.fetcher.close()
 

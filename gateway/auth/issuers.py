@@ -62,9 +62,13 @@ class ForeignIssuers:
             async with asyncio.timeout(FIRST_FETCH_SECONDS):
                 await asyncio.gather(*(keys.tried.wait() for keys in self.published))
 
-    async def fetch_once(self) -> None:
-        """Fetch every set now: for a command that explains a token."""
-        await asyncio.gather(*(keys.refresh() for keys in self.published))
+    async def fetch_for(self, claim: object) -> bool:
+        """Fetch the keys of the issuer of that `iss` now, if it publishes any: for a command that explains a token."""
+        issuer = self.by_claim.get(claim) if isinstance(claim, str) else None
+        if issuer is None or not isinstance(issuer.keys, PublishedKeys):
+            return False
+        await issuer.keys.refresh()
+        return True
 
     def _keys(self, settings: IssuerSettings, auth: AuthSettings) -> KeyFinder:
         if settings.pem_files:

@@ -8,6 +8,7 @@ import base64
 import contextlib
 import hashlib
 import hmac
+import logging
 import os
 import secrets
 import stat
@@ -26,6 +27,7 @@ MAX_SECRET_BYTES = 4096  # more is not a secret but the wrong file
 MIN_DIFFERENT_BYTES = 8  # 32 random bytes never have fewer; "aaaa…" and "0123012301…" do
 _NEW_SECRET_BYTES = 48
 _JWS = PyJWS()
+_log = logging.getLogger("gateway.auth")
 
 
 class KeyFileError(Exception):
@@ -99,8 +101,8 @@ def load_keys(config: Config) -> KeySet:
     Raises KeyFileError.
     """
     path = key_file(config)
-    if config.auth.secret_file is None:
-        make_secret_file(path)
+    if config.auth.secret_file is None and make_secret_file(path):
+        _log.info("made the signing key %s; keep it: tokens are worth nothing without it", path)
     return KeySet(Key.from_secret(read_secret_file(file)) for file in (path, *config.auth.previous_secret_files))
 
 

@@ -38,7 +38,8 @@ def private_file(path: Path, content: bytes) -> Path:
 async def opened(auth: AuthSettings) -> TokenVerifier:
     """A verifier as the gateway builds it, its key sets read once."""
     issuers = ForeignIssuers(auth)
-    await issuers.fetch_once()
+    for issuer in auth.issuers:
+        await issuers.fetch_for(issuer.issuer)
     await issuers.fetcher.close()
     keys = KeySet([Key.from_secret(SECRET)])
     revocations = town().revocations
