@@ -17,8 +17,7 @@ run-real: .venv/run
 	@deploy/cpu/run.sh $(ARGS)
 
 test: .venv/dev check
-	$(PYTEST) --cov --cov-report= -p no:cacheprovider $(ARGS)
-	@$(BIN)/coverage combine -q --append 2>/dev/null || true
+	$(PYTEST) --cov --cov-report= --durations=15 -p no:cacheprovider $(ARGS)
 	$(BIN)/coverage report
 
 test-fast: .venv/dev

@@ -105,7 +105,7 @@ class ChatAnswer(Answer):
         tail = b""
         if self.params.continuous_usage:
             tail = b',"usage":' + dumps(self._continuous(sequence.generation, sequence.produced, sequence))
-        elif finish is not None and not self.params.include_usage and self.generations[0].finished:
+        elif finish is not None and not self.params.include_usage:  # at each choice's end, as in vLLM 0.32's source
             tail = b',"system_fingerprint":"%b"' % self.service.fingerprint.encode()
         self.request.write(self._head + dumps(choice) + b"]" + tail + b"}\n\n")
 

@@ -100,12 +100,9 @@ class CompletionAnswer(Answer):
         tail = b""
         if self.params.continuous_usage:
             tail = b',"usage":' + dumps(usage.counts(len(sequence.generation.prompt), sequence.produced))
-        elif finish is not None and not self.params.include_usage and self._whole():
+        elif finish is not None and not self.params.include_usage:  # at each choice's end, as in vLLM 0.32's source
             tail = b',"system_fingerprint":"%b"' % self.service.fingerprint.encode()
         self.request.write(self._head + dumps(choice) + b"]" + tail + b"}\n\n")
-
-    def _whole(self) -> bool:
-        return all(generation.finished for generation in self.generations)
 
     def complete(self) -> None:
         """Write the end, or the whole answer."""
