@@ -87,7 +87,7 @@ class Stack:
 
     def wait_ready(self, seconds: float = READY_SECONDS) -> None:
         """Wait until a request can be served."""
-        until(self.ready, "ready", seconds, alive=self.process)
+        until(self.ready, "ready", seconds, alive=self.process, every=0.1)
 
     def status(self) -> dict[str, Any]:
         """The launcher's status, from its Unix socket."""
@@ -219,16 +219,21 @@ def running_stack(
 
 
 def until(
-    condition: Callable[[], Any], what: str, seconds: float = DEADLINE, *, alive: subprocess.Popen[bytes] | None = None
+    condition: Callable[[], Any],
+    what: str,
+    seconds: float = DEADLINE,
+    *,
+    alive: subprocess.Popen[bytes] | None = None,
+    every: float = POLL_SECONDS,
 ) -> Any:
-    """Poll until the condition is true; returns what it returned."""
+    """Poll until the condition is true; returns what it returned. Fails at once when the process `alive` is not."""
     end = time.monotonic() + seconds
     while not (found := condition()):
         if alive is not None and alive.poll() is not None:
             raise AssertionError(f"the command ended with {alive.returncode} before: {what}")
         if time.monotonic() > end:
             raise AssertionError(f"not within {seconds} s: {what}")
-        time.sleep(POLL_SECONDS)
+        time.sleep(every)
     return found
 
 
