@@ -39,11 +39,11 @@ class Gateway:
     def __init__(self, config: Config) -> None:
         self._config = config
         self.engine = Engine(config)
-        self.limits = Limits(config)
         self.metrics = Metrics(models=[config.engine.model], plans=config.plans, version=version("vllm-gatehouse"))
+        self.limits = Limits(config, on_mode=self.metrics.set_limiter_mode)
         self.log = RequestLog(config.logging, config.state_dir, on_drop=self.metrics.dropped)
         self.settlement = Settlement(self.engine, self._record)
-        self.observer = Observer(self.settlement.finish, lambda: self.api.draining)
+        self.observer = Observer(self.settlement.finish, lambda: self.api.draining, config.gateway.trusted_proxies)
         self.app = self._public_app()
         authenticator = self.app[AUTHENTICATOR]
         # what is revoked closes what is open
@@ -54,7 +54,6 @@ class Gateway:
         self.api.add_to(self.app)
         self.metrics.watch_engine(lambda: self.engine.state)
         self.metrics.watch_in_flight(lambda: self.in_flight)
-        self.metrics.set_limiter_mode("memory")
         self.admin_app = create_admin_app(self.metrics, self.engine, config.engine.status_socket)
 
     def _public_app(self) -> web.Application:

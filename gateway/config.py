@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork, SecretStr, field_validator, model_validator
 
 Seconds = Annotated[float, Field(gt=0)]
 Bytes = Annotated[int, Field(gt=0)]
@@ -28,6 +28,9 @@ class GatewaySettings(Section):
     port: int = Field(8080, ge=0, le=65535, description="port of the public listener; 0 picks a free one")
     admin_host: str = Field("127.0.0.1", description="address of the admin listener; keep it on loopback")
     admin_port: int = Field(9090, ge=0, le=65535, description="port of the admin listener; 0 picks a free one")
+    trusted_proxies: tuple[IPvAnyNetwork, ...] = Field(
+        (), description="addresses or networks of proxies whose X-Forwarded-For is believed"
+    )
     backlog: Count = Field(2048, description="connections the kernel may hold before they are accepted")
     max_body_bytes: Bytes = Field(8 * 1024 * 1024, description="largest request body; more is 413")
     max_json_depth: Count = Field(64, description="deepest nesting of a JSON body; more is 400")

@@ -9,7 +9,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
@@ -27,6 +27,7 @@ from gateway.errors import (
     Unavailable,
     error_body,
 )
+from gateway.peers import Network, client_address
 
 log = logging.getLogger("gatehouse")
 
@@ -40,9 +41,12 @@ CLIENT_CLOSED_REQUEST = 499  # nginx's status for a client that left before the 
 class Observer:
     """Middleware. `finish` must neither raise nor wait; `draining` says that the gateway is shutting down."""
 
-    def __init__(self, finish: Callable[[Exchange], None], draining: Callable[[], bool]) -> None:
+    def __init__(
+        self, finish: Callable[[Exchange], None], draining: Callable[[], bool], trusted_proxies: Iterable[Network] = ()
+    ) -> None:
         self._finish = finish
         self._draining = draining
+        self._trusted_proxies = tuple(trusted_proxies)
         self.in_flight = 0
         self._running: dict[asyncio.Task[object], web.Request] = {}
         self._idle = asyncio.Event()
@@ -77,7 +81,7 @@ class Observer:
 
     async def observe(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Run the handler; return its answer, or the error's."""
-        exchange = begin(request)
+        exchange = begin(request, self._trusted_proxies)
         request[EXCHANGE] = exchange
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - a coroutine that runs has one
@@ -130,7 +134,7 @@ async def _no_route(_request: web.Request) -> web.StreamResponse:
     raise NotFound("There is no such route.", code="route_not_found")
 
 
-def begin(request: web.Request) -> Exchange:
+def begin(request: web.Request, trusted_proxies: tuple[Network, ...] = ()) -> Exchange:
     """Make the record of a request that has just arrived."""
     asked = request.headers.get("X-Request-Id", "")
     request_id = asked if _SANE_REQUEST_ID.fullmatch(asked) else secrets.token_hex(16)
@@ -140,7 +144,9 @@ def begin(request: web.Request) -> Exchange:
         method=request.method,
         route=resource.canonical if resource is not None else "unmatched",
         api=api_of(request.path),
-        client_ip=request.remote or "",
+        client_ip=client_address(request.remote, request.headers.getall("X-Forwarded-For", ()), trusted_proxies)
+        if trusted_proxies
+        else request.remote or "",
         user_agent=request.headers.get("User-Agent", "")[:256],
     )
     exchange.headers["x-request-id"] = request_id
@@ -186,6 +192,8 @@ def _outcome(error: GatewayError) -> Outcome:
             return Outcome.TIMEOUT
         case Unavailable(code="shutting_down"):
             return Outcome.SHUTDOWN
+        case Unavailable(code="limits_unavailable"):
+            return Outcome.REJECTED
         case EngineError() | Unavailable():
             return Outcome.ENGINE_FAILED
         case _:

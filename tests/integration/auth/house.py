@@ -78,7 +78,9 @@ class House:
 def make_app(config: Config) -> tuple[web.Application, Authenticator]:
     """The application: observe, authenticate, answer."""
     finished: list[Exchange] = []
-    app = web.Application(middlewares=[Observer(finished.append, lambda: False).middleware()])
+    app = web.Application(
+        middlewares=[Observer(finished.append, lambda: False, config.gateway.trusted_proxies).middleware()]
+    )
     authenticator = setup_auth(app, config)
 
     async def who(request: web.Request) -> web.Response:

@@ -1,6 +1,7 @@
 """Login, session and logout over a real socket."""
 
 import asyncio
+import ipaddress
 import logging
 import sqlite3
 import time
@@ -279,3 +280,18 @@ async def test_logs_have_no_secret(house: House, caplog: pytest.LogCaptureFixtur
     await house.request("POST", "/auth/logout", json={}, headers=browser)
     for secret in (PASSWORD, "wrong password", browser["Cookie"].partition("=")[2], token.split(".")[2], "argon2id"):
         assert secret not in caplog.text
+
+
+async def test_back_off_behind_a_proxy(tmp_path: Path) -> None:
+    """Behind a trusted proxy each caller has a back-off of their own; what a caller adds to the header changes nothing."""
+    config = config_at(tmp_path)
+    proxied = config.gateway.model_copy(update={"trusted_proxies": (ipaddress.ip_network("127.0.0.1"),)})
+    async for house in serve(config.model_copy(update={"gateway": proxied})):
+        await house.users.add("Ada", PASSWORD, display_name=None, team=None, plan="member")
+        number, status = 0, 0
+        while status != 429:  # sooner or later: the delay doubles
+            number += 1
+            forged = {"X-Forwarded-For": f"198.51.100.{number}, 203.0.113.7"}
+            status = (await house.login(password="a wrong password", **forged)).status
+            assert number < 40
+        assert (await house.login(**{"X-Forwarded-For": "203.0.113.8"})).status == 200
