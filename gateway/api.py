@@ -14,7 +14,7 @@ from gateway.config import Config
 from gateway.context import EXCHANGE, Api, Exchange, Principal, Via
 from gateway.engine import Engine
 from gateway.errors import NotFound, RequestTimeout, TooLarge, TooManyRequests, Unavailable, UnsupportedMedia
-from gateway.limits import Limits
+from gateway.limits import LimiterUnavailable, Limits
 from gateway.limits.plans import headers, refusal_message
 from gateway.relay import Relay
 from gateway.routes import ENGINE_ROUTES, Route
@@ -89,7 +89,15 @@ class EngineApi:
 
     async def _reserve(self, exchange: Exchange, shaped: Shaped) -> int:
         """Reserve a request and its tokens. Returns how many of the caller's run already; raises TooManyRequests."""
-        verdict = await self._limits.reserve(exchange, shaped.model, shaped.prompt_estimate, shaped.max_tokens)
+        try:
+            verdict = await self._limits.reserve(exchange, shaped.model, shaped.prompt_estimate, shaped.max_tokens)
+        except LimiterUnavailable:
+            raise Unavailable(
+                "Limits cannot be checked now.", code="limits_unavailable", headers={"Retry-After": "1"}
+            ) from None
+        finally:
+            if exchange.principal is not None and "admin" in exchange.principal.scopes:
+                exchange.headers["x-gatehouse-limiter"] = self._limits.mode
         fields = headers(verdict)
         exchange.headers.update(fields)
         if verdict.refusal is not None:

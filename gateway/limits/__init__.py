@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -12,12 +13,15 @@ import msgspec
 from gateway.config import Config
 from gateway.context import Exchange
 from gateway.limits.estimate import Corrections
+from gateway.limits.fallback import FallbackLimiter, LimiterUnavailable
 from gateway.limits.limiter import Kind, Limiter, Verdict
 from gateway.limits.memory import MemoryLimiter
 from gateway.limits.patience import Durations
 from gateway.limits.plans import Plans
+from gateway.limits.redis import RedisLimiter
+from gateway.redis import Address, Link
 
-__all__ = ["Limits"]
+__all__ = ["LimiterUnavailable", "Limits"]
 
 _log = logging.getLogger(__name__)
 
@@ -41,11 +45,18 @@ class Limits:
     without effect, and settling twice is settling once.
     """
 
-    def __init__(self, config: Config, limiter: Limiter | None = None) -> None:
-        """`limiter` defaults to the in-process one. Raises ValueError for a default plan that is not configured."""
+    def __init__(
+        self, config: Config, limiter: Limiter | None = None, *, on_mode: Callable[[str], None] = lambda _mode: None
+    ) -> None:
+        """`limiter` defaults to what the configuration says; `on_mode` hears what counts, and when that changes.
+
+        Raises ValueError for a default plan that is not configured, or an address of Redis that is none.
+        """
         limits = config.limits
         self.plans = Plans(config)
-        self._limiter = limiter if limiter is not None else _in_process(config)
+        self._shared = _shared(config, on_mode) if limiter is None else None
+        self._limiter: Limiter = limiter or self._shared or _in_process(config)
+        self._on_mode = on_mode
         self._heartbeat_seconds = limits.lease_seconds / 3
         self._max_prompt = config.engine.max_model_len
         self._corrections = Corrections()
@@ -57,6 +68,9 @@ class Limits:
 
     async def start(self) -> None:
         """Start the background tasks; call it once, on the loop that serves requests."""
+        self._on_mode(self.mode)
+        if self._shared is not None:
+            await self._shared.start()
         self._tasks = [asyncio.create_task(self._heartbeats()), asyncio.create_task(self._settlements())]
 
     async def close(self) -> None:
@@ -68,13 +82,21 @@ class Limits:
                 await task
         self._tasks = []
         await self._deliver()
+        if self._shared is not None:
+            await self._shared.close()
+
+    @property
+    def mode(self) -> str:
+        """What counts now: `memory`, `redis`, or what `redis.on_failure` puts in its place."""
+        return "memory" if self._shared is None else self._shared.mode
 
     async def reserve(self, exchange: Exchange, model: str, prompt_tokens: int, max_tokens: int) -> Verdict:
         """Reserve for an authenticated request; `prompt_tokens` is `estimate_prompt_tokens`' figure.
 
         `exchange.prompt_estimate` is set to that figure, corrected by what the model's settled requests have taught and
         cut at the model's context, beyond which the engine refuses. For `n` choices, `max_tokens` is that of all of
-        them together. The verdict's `running` feeds `plans.priority`.
+        them together. The verdict's `running` feeds `plans.priority`. Raises LimiterUnavailable while Redis is away
+        and `redis.on_failure` is to refuse.
         """
         principal = exchange.principal
         if principal is None:
@@ -150,6 +172,25 @@ class Limits:
         await self._limiter.settle(due)
         for reservation_id in due:
             del self._due[reservation_id]
+
+
+def _shared(config: Config, on_mode: Callable[[str], None]) -> FallbackLimiter | None:
+    settings, limits = config.redis, config.limits
+    if settings.url is None:
+        return None
+    address = Address(settings.url.get_secret_value())
+
+    def limiter(link: Link) -> RedisLimiter:
+        return RedisLimiter(link, lease=limits.lease_seconds, time_zone=limits.time_zone, namespace=settings.namespace)
+
+    return FallbackLimiter(
+        limiter,
+        lambda on_lost: Link(address, settings.timeout_seconds, on_lost),
+        _in_process(config),
+        on_failure=settings.on_failure,
+        time_zone=limits.time_zone,
+        on_mode=on_mode,
+    )
 
 
 def _in_process(config: Config) -> MemoryLimiter:

@@ -71,6 +71,13 @@ class Link:
         if self._session is not None:
             self._session.end(reason)
 
+    async def aclose(self) -> None:
+        """End the connection and wait until its socket is closed."""
+        session = self._session
+        self.close()
+        if session is not None:
+            await session.closed.wait()
+
     def _lost(self, reason: str) -> None:
         self._session = None
         self._on_lost(reason)
@@ -90,6 +97,7 @@ class _Session(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._looked_twice = False
         self._ended = False
+        self.closed = asyncio.Event()
         # redis-py has no public way to its transport
         self._transport = cast("asyncio.Transport", connection._writer.transport)  # type: ignore[union-attr]  # noqa: SLF001
         self._transport.set_protocol(self)
@@ -126,6 +134,7 @@ class _Session(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The other side has closed."""
+        self.closed.set()
         self.end(f"connection lost: {exc or 'closed by the server'}")
 
     def _check(self) -> None:

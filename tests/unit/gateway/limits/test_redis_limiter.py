@@ -59,7 +59,7 @@ def test_it_agrees_with_the_model(server: RedisServer) -> None:
         case = RedisMachine.TestCase()
         case.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
         case.runTest()
-        link.close()
+        runner.run(link.aclose())
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ async def link(server: RedisServer):
     link = Link(Address(server.url), 5.0, lambda reason: None)
     await link.connect()
     yield link
-    link.close()
+    await link.aclose()
 
 
 def make(link: Link, script: bytes = SCRIPT, **how) -> RedisLimiter:
