@@ -167,6 +167,9 @@ def start_simulator(
     argv = [sys.executable, "-m", "launcher.simulator", "serve", model, "--port", str(port), "--sim-control", *flags]
     outer = {name: value for name, value in os.environ.items() if name != "VLLM_API_KEY"}
     given = {**outer, "VLLM_SIM_KNOBS": json.dumps({**FAST, **(knobs or {})}), **(env or {})}
+    given.setdefault(
+        "VLLM_RPC_BASE_PATH", str(log.parent)
+    )  # a killed engine leaves its sockets; here they go with the log
     with log.open("wb") as output:
         return subprocess.Popen(
             argv, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=given, start_new_session=True
