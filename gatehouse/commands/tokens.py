@@ -94,9 +94,10 @@ def token_issue(
             raise click.ClickException(" ".join(refusal.message for refusal in explanation.refusals))
         async with opened(config) as store:
             user = await store.users.find(subject)
-            if user is not None and user.disabled_at is not None:
+            if user is None:
+                await store.tokens.record(record)
+            elif not await store.tokens.record_for_user(record):
                 raise click.ClickException(f"the user {subject} is disabled")
-            await store.tokens.record(record)
         return issued, record
 
     issued, record = run(issue())

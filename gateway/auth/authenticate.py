@@ -3,6 +3,7 @@
 from aiohttp import web
 from multidict import CIMultiDictProxy
 
+from gateway.auth.bodies import session_cookie
 from gateway.auth.claims import Identity
 from gateway.auth.csrf import SAFE_METHODS, require_json, require_own_page
 from gateway.auth.revocations import RevocationList
@@ -25,7 +26,7 @@ class Authenticator:
         self.verifier = verifier
         self.sessions = sessions
         self.revocations = revocations
-        self.cookie_name = "session" if auth.cookie_over_http else "__Host-session"
+        self.cookie = session_cookie(auth)
 
     async def authenticate(self, request: web.Request) -> Principal:
         """The caller.
@@ -37,7 +38,7 @@ class Authenticator:
         if token is not None:
             identity = request[CREDENTIAL] = self.verifier.identify(token)
             return identity.principal
-        cookie = request.cookies.get(self.cookie_name)
+        cookie = self.cookie.read(request)
         if cookie is None:
             raise Unauthorized("No credentials; send Authorization: Bearer <token>.", code="token_missing")
         if request.method not in SAFE_METHODS:
@@ -58,7 +59,7 @@ class Authenticator:
 
     async def signed_in(self, request: web.Request) -> SignedIn:
         """The chat session of a request; tokens do not count. Raises as `authenticate` does, CSRF excepted."""
-        return await self.sessions.resolve(request.cookies.get(self.cookie_name, ""))
+        return await self.sessions.resolve(self.cookie.read(request) or "")
 
 
 def bearer_token(headers: CIMultiDictProxy[str]) -> str | None:

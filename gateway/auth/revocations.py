@@ -6,7 +6,7 @@
 from collections.abc import Callable, Iterable
 
 from gateway.auth.claims import Identity
-from gateway.store.rows import Revocation, RevocationKind
+from gateway.store.rows import IssuedToken, Revocation, RevocationKind
 
 
 class RevocationList:
@@ -43,6 +43,10 @@ class RevocationList:
         """Whether a verified token is revoked: itself, or all that its subject had been given by then."""
         principal = identity.principal
         return principal.token_id in self._tokens or self._refuse_subject(principal.subject, identity.issued_at)
+
+    def refuse_record(self, record: IssuedToken) -> bool:
+        """The same, of a token that was issued here."""
+        return record.id in self._tokens or self._refuse_subject(record.subject, record.issued_at)
 
     def refuse_session(self, session_id: str, user_name: str, created_at: float) -> bool:
         """Whether a chat session was ended, or its user shut out after it began."""

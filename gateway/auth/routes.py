@@ -1,19 +1,15 @@
 """`/auth/*`: what the chat's login page talks to."""
 
-import asyncio
-
 import msgspec
 from aiohttp import web
 
 from gateway.auth.authenticate import Authenticator
+from gateway.auth.bodies import answer, client_address, nothing, read_body
 from gateway.auth.csrf import require_json, require_own_page
 from gateway.auth.users import Users
 from gateway.config import Config
-from gateway.context import EXCHANGE
-from gateway.errors import BadRequest, RequestTimeout, TooLarge, Unauthorized
+from gateway.errors import Unauthorized
 from gateway.store import User
-
-MAX_BODY_BYTES = 4096
 
 
 class Login(msgspec.Struct, forbid_unknown_fields=True):
@@ -49,7 +45,6 @@ class AuthRoutes:
     """The handlers; they raise GatewayErrors, which the outermost layer renders."""
 
     def __init__(self, config: Config, authenticator: Authenticator, users: Users) -> None:
-        self._auth = config.auth
         self._body_seconds = config.gateway.body_seconds
         self._authenticator = authenticator
         self._users = users
@@ -66,13 +61,13 @@ class AuthRoutes:
         require_json(request)
         # nobody is signed in by a foreign page (login CSRF); programs without a browser's marks may
         require_own_page(request, marks_required=False)
-        body = await self._login_body(request)
+        body = await read_body(request, Login, self._body_seconds)
         address = client_address(request)
         user = await self._users.sign_in(body.username, body.password, address)
         user_agent = request.headers.get("User-Agent", "")
         cookie = await self._authenticator.sessions.begin(user, address=address, user_agent=user_agent)
-        response = _json(SignedInAnswer(_person(user)))
-        self._set_cookie(response, cookie, max_age=int(self._auth.session_max_days * 86_400))
+        response = answer(SignedInAnswer(_person(user)))
+        self._authenticator.cookie.set(response, cookie)
         return response
 
     async def logout(self, request: web.Request) -> web.Response:
@@ -84,8 +79,10 @@ class AuthRoutes:
         except Unauthorized:
             pass
         else:
-            await self._authenticator.sessions.end(signed_in)
-        return self._forgotten()
+            await self._authenticator.sessions.end(signed_in.session.id)
+        response = nothing()
+        self._authenticator.cookie.clear(response)
+        return response
 
     async def logout_everywhere(self, request: web.Request) -> web.Response:
         """End every session of this user: 204; 401 without a session."""
@@ -93,57 +90,16 @@ class AuthRoutes:
         require_own_page(request)
         signed_in = await self._authenticator.signed_in(request)
         await self._authenticator.sessions.end_all(signed_in.user.name)
-        return self._forgotten()
+        response = nothing()
+        self._authenticator.cookie.clear(response)
+        return response
 
     async def session(self, request: web.Request) -> web.Response:
         """Who is signed in, and until when: 200, or 401."""
         signed_in = await self._authenticator.signed_in(request)
         expires_at = int(self._authenticator.sessions.expires_at(signed_in))
-        return _json(CurrentSession(_person(signed_in.user), expires_at))
-
-    async def _login_body(self, request: web.Request) -> Login:
-        body = bytearray()
-        try:
-            async with asyncio.timeout(self._body_seconds):
-                async for chunk in request.content.iter_any():
-                    body += chunk
-                    if len(body) > MAX_BODY_BYTES:
-                        raise TooLarge(f"A login has at most {MAX_BODY_BYTES} bytes.")
-        except TimeoutError:
-            raise RequestTimeout("The request's body did not arrive in time.") from None
-        try:
-            return msgspec.json.decode(body, type=Login)
-        except (msgspec.DecodeError, UnicodeDecodeError):  # its text is not passed on: it may quote the password
-            raise BadRequest("Send {username, password}, both texts.") from None
-
-    def _set_cookie(self, response: web.Response, value: str, *, max_age: int) -> None:
-        response.set_cookie(
-            self._authenticator.cookie_name,
-            value,
-            max_age=max_age,
-            path="/",
-            secure=not self._auth.cookie_over_http,
-            httponly=True,
-            samesite="Lax",
-        )
-
-    def _forgotten(self) -> web.Response:
-        response = web.Response(status=204, headers={"Cache-Control": "no-store"})
-        self._set_cookie(response, "", max_age=0)
-        return response
-
-
-def client_address(request: web.Request) -> str:
-    """Who is at the other end: as the record has it, which knows the trusted proxies, or else the peer."""
-    exchange = request.get(EXCHANGE)
-    return exchange.client_ip if exchange is not None else request.remote or ""
+        return answer(CurrentSession(_person(signed_in.user), expires_at))
 
 
 def _person(user: User) -> Person:
     return Person(user.name, user.display_name, user.team, user.plan)
-
-
-def _json(answer: msgspec.Struct) -> web.Response:
-    return web.Response(
-        body=msgspec.json.encode(answer), content_type="application/json", headers={"Cache-Control": "no-store"}
-    )

@@ -102,13 +102,13 @@ class Sessions:
         last_used = max(signed_in.used_at, signed_in.session.seen_at)
         return min(signed_in.session.ends_at, last_used + self._auth.session_idle_hours * _HOUR)
 
-    async def end(self, signed_in: SignedIn) -> None:
+    async def end(self, session_id: str) -> None:
         """End one session."""
         now = self._clock()
         until = revoked_until(self._auth, now)
         with store_needed():
-            await self._store.sessions.end(signed_in.session.id, now=now, until=until)
-        self._revocations.add([Revocation(RevocationKind.SESSION, signed_in.session.id, now, until)])
+            await self._store.sessions.end(session_id, now=now, until=until)
+        self._revocations.add([Revocation(RevocationKind.SESSION, session_id, now, until)])
 
     async def end_all(self, user_name: str) -> None:
         """End every session of a user."""

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 
 from aiohttp import web
 
+from gateway.auth.account import AccountRoutes
 from gateway.auth.authenticate import Authenticator
 from gateway.auth.issuers import ForeignIssuers
 from gateway.auth.keys import load_keys
@@ -36,7 +37,8 @@ def setup_auth(app: web.Application, config: Config) -> Authenticator:
     store = setup_store(app, config)
     revocations = RevocationList(time.time)
     issuers = ForeignIssuers(config.auth)
-    verifier = TokenVerifier(config.auth, config.plans, load_keys(config), revocations, issuers=issuers.by_claim)
+    keys = load_keys(config)
+    verifier = TokenVerifier(config.auth, config.plans, keys, revocations, issuers=issuers.by_claim)
     sessions = Sessions(store, config.auth, config.plans, revocations)
     authenticator = Authenticator(config.auth, verifier, sessions, revocations)
     passwords = Passwords()
@@ -56,6 +58,7 @@ def setup_auth(app: web.Application, config: Config) -> Authenticator:
     app[AUTHENTICATOR] = authenticator
     app.cleanup_ctx.append(lifetime)
     AuthRoutes(config, authenticator, users).add_to(app)
+    AccountRoutes(config, authenticator, users, store, keys.signing).add_to(app)
     return authenticator
 
 

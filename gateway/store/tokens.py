@@ -24,6 +24,17 @@ class Tokens:
         async with self._database.write() as connection:
             await connection.execute(insert(_TOKENS).values(asdict(token)))
 
+    async def record_for_user(self, token: IssuedToken) -> bool:
+        """The same for a chat user's own token; False, and nothing kept, when the user is disabled or gone."""
+        users = schema.users
+        # locked, so that a user who is disabled now is seen, or whoever disables sees this token
+        enabled = select(users.c.name).where(users.c.name == token.subject, users.c.disabled_at.is_(None))
+        async with self._database.write() as connection:
+            if (await connection.execute(enabled.with_for_update())).one_or_none() is None:
+                return False
+            await connection.execute(insert(_TOKENS).values(asdict(token)))
+            return True
+
     async def list(self, subject: str | None = None) -> list[IssuedToken]:
         """Every record, or a subject's, newest first."""
         query = select(_TOKENS).order_by(_TOKENS.c.issued_at.desc(), _TOKENS.c.id)

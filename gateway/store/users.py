@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import RowMapping, delete, insert, select, update
+from sqlalchemy import RowMapping, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.store import schema
@@ -66,7 +66,10 @@ class Users:
             if not await _change(connection, name, {"disabled_at": now}):
                 return False
             await connection.execute(delete(schema.sessions).where(schema.sessions.c.user_name == name))
-            await _revoke(connection, Revocation(RevocationKind.SUBJECT, name, now, until))
+            # a token that was recorded meanwhile may be younger than `now`
+            tokens = schema.issued_tokens
+            newest = await connection.scalar(select(func.max(tokens.c.issued_at)).where(tokens.c.subject == name))
+            await _revoke(connection, Revocation(RevocationKind.SUBJECT, name, max(now, newest or 0.0), until))
             return True
 
 

@@ -30,8 +30,6 @@ NAMES = [str(document.relative_to(ROOT)) for document in DOCUMENTS]
 
 _LINK = re.compile(r"\[(?P<text>[^\]]+)\]\((?P<target>[^)\s]+)\)")
 _CODE = re.compile(r"```.*?```", re.DOTALL)
-# only the command raises these, as a message: they are in no answer
-_NOT_ON_THE_WIRE = {(400, "password_length")}
 _FILES = {
     "engine.key",
     "engine.log",
@@ -177,7 +175,7 @@ def test_the_error_codes_are_documented() -> None:
     """docs/api.md has a row for each status and code that the public listener can answer, and no other."""
     public = section("docs/api.md", "## Error codes").split("The admin listener's", 1)[0]
     documented = {(int(status), code.strip("`")) for status, code, *_ in rows(public) if status.isdecimal()}
-    assert documented == set(raised()) - _NOT_ON_THE_WIRE
+    assert documented == set(raised())
 
 
 def test_the_admin_listeners_error_codes_are_documented() -> None:

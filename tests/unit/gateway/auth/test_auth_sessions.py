@@ -142,7 +142,7 @@ async def test_a_session_read_while_it_ends(browsers: Browsers) -> None:
     """A session that another request ended between its read and its use is refused."""
     cookie = await browsers.begin()
     signed_in = await browsers.sessions.resolve(cookie)
-    await browsers.sessions.end(signed_in)
+    await browsers.sessions.end(signed_in.session.id)
     browsers.sessions._known[signed_in.session.token_hash] = signed_in  # as a late reader would put it back
     assert not await browsers.alive(cookie)
     assert len(browsers.sessions._known) == 0

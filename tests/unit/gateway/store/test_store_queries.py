@@ -196,3 +196,20 @@ def test_rows_hide_hashes() -> None:
     """Printing a user or a session shows no hash."""
     assert "argon2id" not in repr(ADA)
     assert "1111" not in repr(SESSION)
+
+
+async def test_a_users_own_token(store: Store) -> None:
+    """It is recorded for a user who is enabled; for one who is disabled, or nobody, nothing is."""
+    token = IssuedToken("t1", "ada", None, "member", ("api",), (), "k", 100.0, 200.0)
+    assert await store.tokens.record_for_user(token) is True
+    assert await store.tokens.record_for_user(replace(token, id="t2", subject="eve")) is False
+    await store.users.disable("ada", now=200.0, until=300.0)
+    assert await store.tokens.record_for_user(replace(token, id="t3")) is False
+    assert await store.tokens.list() == [token]
+
+
+async def test_disabling_reaches_the_newest_token(store: Store) -> None:
+    """A token recorded while its user was being disabled is older than the revocation, whatever the clocks said."""
+    await store.tokens.record_for_user(IssuedToken("t1", "ada", None, "member", ("api",), (), "k", 200.5, 900.0))
+    await store.users.disable("ada", now=200.0, until=300.0)
+    assert [revocation.revoked_at for revocation in await store.revocations.current(0)] == [200.5]
