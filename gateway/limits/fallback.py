@@ -33,6 +33,7 @@ from gateway.redis import Link, RedisAway
 _log = logging.getLogger("gatehouse.limits")
 
 FIRST_RETRY, LONGEST_RETRY = 0.1, 2.0  # seconds between probes; doubled each time, with jitter
+MOST_HOPS = 4  # redirections followed at once
 STEADY_SECONDS = 10.0  # so long after the return the patience begins anew
 
 OnFailure = Literal["local", "open", "closed"]
@@ -220,8 +221,7 @@ class FallbackLimiter:
 
     async def _return(self) -> None:
         """Connect, make sure that Redis counts again, hand over what happened in the dark, and let it count."""
-        await self._link.connect()
-        await self._probe()
+        await self._reach()
         kept, debts = len(self._kept), len(self._debts)
         missing = list(self._held)  # all of them: a Redis that came back empty knows of none
         while missing or self._kept or self._debts or self._sealed:
@@ -237,11 +237,22 @@ class FallbackLimiter:
         _log.warning("redis: it counts; %d settlements and %d sums were delivered", kept, debts)
         self._on_mode(self.mode)
 
-    async def _probe(self) -> None:
-        """A request like any other, so that a memory that is full, or a replica, does not pass for health."""
+    async def _reach(self) -> None:
+        """Connect to the one that keeps our books, and probe it.
+
+        The probe is a request like any other: a memory that is full, or a replica, does not pass for health.
+        """
         probe = f"probe-{uuid.uuid4().hex}"
-        await self._redis.acquire(probe, (Rule("probe", Allowance()),), 0)
-        await self._redis.settle({probe: 0})
+        for hop in range(MOST_HOPS):
+            await self._link.connect()
+            try:
+                await self._redis.acquire(probe, (Rule("probe", Allowance()),), 0)
+                await self._redis.settle({probe: 0})
+            except RedisAway as error:
+                if not error.redirected or hop == MOST_HOPS - 1:
+                    raise
+            else:
+                return
 
     async def _enter(self, reservation_id: str) -> None:
         held = self._held.get(reservation_id)

@@ -90,15 +90,20 @@ class Address:
                 failure = error
         raise failure
 
-    def redirect(self, reply: str) -> None:
-        """Take an error reply into account: `MOVED slot host:port` is followed; after READONLY comes another host."""
+    def redirect(self, reply: str) -> bool:
+        """Take an error reply into account: `MOVED slot host:port` is followed; after READONLY comes another host.
+
+        Says whether the next connection is known to lead to the right one.
+        """
         word, *rest = reply.split()
         if word == "MOVED" and len(rest) == 2 and self._sentinels is None and self._hosts:
             host, _, port = rest[1].rpartition(":")
             target = (host or self._hosts[0][0], int(port))
             self._hosts = [target, *(each for each in self._hosts if each != target)]
-        elif word in {"READONLY", "CLUSTERDOWN", "LOADING", "MASTERDOWN"}:
+            return True
+        if word in {"READONLY", "CLUSTERDOWN", "LOADING", "MASTERDOWN"}:
             self._hosts = [*self._hosts[1:], *self._hosts[:1]]
+        return False
 
     async def _connect(self, **where: Any) -> AbstractConnection:
         connection: AbstractConnection = self._class(**{**self._options, **where})

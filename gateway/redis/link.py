@@ -25,7 +25,14 @@ _NOTHING = object()
 
 
 class RedisAway(Exception):
-    """Redis did not do it, or not in time. Whether it was done nevertheless is unknown."""
+    """Redis did not do it, or not in time. Whether it was done nevertheless is unknown.
+
+    `redirected`: another one would, and the next connection leads there.
+    """
+
+    def __init__(self, message: str, *, redirected: bool = False) -> None:
+        super().__init__(message)
+        self.redirected = redirected
 
 
 class Link:
@@ -62,9 +69,9 @@ class Link:
     def refused(self, reply: object) -> RedisAway:
         """An error reply means: not here, not now. The connection is given up: the next one may lead elsewhere."""
         text = str(reply)
-        self._address.redirect(text)
+        redirected = self._address.redirect(text)
         self.close(text)
-        return RedisAway(text)
+        return RedisAway(text, redirected=redirected)
 
     def close(self, reason: str = "closed") -> None:
         """End the connection; who still waits is told."""

@@ -36,7 +36,8 @@ def server_binary() -> str:
 class RedisServer:
     """One redis-server process; it can be stopped, killed and started again on the same socket."""
 
-    def __init__(self, folder: Path, *options: str, port: int = 0) -> None:
+    def __init__(self, folder: Path, *options: str, port: int = 0, configuration: Path | None = None) -> None:
+        self.configuration = configuration
         self.folder, self.options, self.port = folder, options, port
         self.socket = folder / "redis.sock"
         self.url = f"unix://{self.socket}"
@@ -44,8 +45,12 @@ class RedisServer:
 
     def start(self) -> None:
         """Start it and wait until it answers."""
-        argv = [server_binary(), "--unixsocket", str(self.socket), "--port", str(self.port), "--bind", "127.0.0.1"]
-        argv += ["--save", "", "--appendonly", "no", "--dir", str(self.folder), "--daemonize", "no", *self.options]
+        argv = [server_binary(), *([str(self.configuration)] if self.configuration else [])]
+        argv += ["--unixsocket", str(self.socket), "--port", str(self.port), "--bind", "127.0.0.1"]
+        argv += ["--dir", str(self.folder), "--daemonize", "no"]
+        if self.configuration is None:
+            argv += ["--save", "", "--appendonly", "no"]
+        argv += self.options
         output = (self.folder / "redis.log").open("ab")
         with output:
             self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
@@ -91,10 +96,10 @@ class RedisServer:
 
 
 @contextlib.contextmanager
-def running_redis(*options: str, port: int = 0) -> Iterator[RedisServer]:
-    """A server that runs; `options` are redis-server's, such as "--maxmemory", "10mb"."""
+def running_redis(*options: str, port: int = 0, configuration: Path | None = None) -> Iterator[RedisServer]:
+    """A server that runs; `options` are redis-server's, such as "--maxmemory", "10mb"; a sentinel needs a file."""
     with tempfile.TemporaryDirectory(prefix="gatehouse-redis-", dir="/tmp") as folder:
-        server = RedisServer(Path(folder), *options, port=port)
+        server = RedisServer(Path(folder), *options, port=port, configuration=configuration)
         try:
             server.start()
             yield server

@@ -1,0 +1,220 @@
+"""Every way to a Redis that `redis.url` may name: real servers with passwords, TLS, sentinels, a cluster."""
+
+import asyncio
+import contextlib
+import datetime as dt
+import socket
+import uuid
+from pathlib import Path
+
+import pytest
+import redis
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from gateway.limits.fallback import FallbackLimiter
+from gateway.limits.limiter import Allowance, Rule
+from gateway.limits.memory import MemoryLimiter
+from gateway.limits.redis import RedisLimiter
+from gateway.redis import Address, Link
+from tests.support.redis_server import RedisServer, running_redis
+from tests.support.stack import until
+
+RULES = (Rule("total", Allowance(concurrent=5, tokens_per_day=1000)),)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that are free now, below the ephemeral range minus 10,000 (a cluster's bus has port + 10,000)."""
+    found: list[int] = []
+    for port in range(21_000, 32_000):
+        with contextlib.suppress(OSError), socket.socket() as one, socket.socket() as bus:
+            one.bind(("127.0.0.1", port))
+            bus.bind(("127.0.0.1", port + 10_000))
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise AssertionError("no free ports")
+
+
+@contextlib.asynccontextmanager
+async def limiter(url: str, namespace: str = ""):
+    """A limiter that shall count in Redis."""
+    name = namespace or uuid.uuid4().hex
+    one = FallbackLimiter(
+        lambda link: RedisLimiter(link, lease=30, time_zone="UTC", namespace=name),
+        lambda on_lost: Link(Address(url), 0.1, on_lost),
+        MemoryLimiter(lease=30, time_zone="UTC"),
+        on_failure="local",
+        time_zone="UTC",
+        on_mode=lambda mode: None,
+    )
+    await one.start()
+    try:
+        yield one
+    finally:
+        await one.close()
+
+
+async def until_redis(one: FallbackLimiter) -> None:
+    async with asyncio.timeout(60):
+        while one.mode != "redis":
+            await asyncio.sleep(0.01)
+
+
+async def works(url: str) -> None:
+    async with limiter(url) as one:
+        await until_redis(one)
+        assert [(await one.acquire(str(n), RULES, 10)).allowed for n in range(6)] == [True] * 5 + [False]
+        assert one.mode == "redis"
+
+
+async def test_tcp_with_a_password_and_a_database() -> None:
+    """Nobody in particular, or a named user with a password full of punctuation; and SELECT."""
+    (port,) = free_ports(1)
+    with running_redis(port=port) as server:
+        server.cli("ACL", "SETUSER", "gate", "on", ">s3cr:t@/", "~{*", "&*", "+@all")
+        await works(f"redis://gate:s3cr%3At%40%2F@127.0.0.1:{port}/1")
+        assert server.cli("DBSIZE") == 0
+        await works(f"valkey://127.0.0.1:{port}")
+        assert server.cli("DBSIZE") > 0
+        await works(f"{server.url}?db=2")
+
+
+async def test_a_wrong_password_is_said_and_local_limits_hold(caplog: pytest.LogCaptureFixture) -> None:
+    """The gateway starts without Redis, says why, and never shows the password."""
+    (port,) = free_ports(1)
+    with running_redis(port=port) as server:
+        server.cli("CONFIG", "SET", "requirepass", "right")
+        async with limiter(f"redis://:wrong-one@127.0.0.1:{port}") as one:
+            assert one.mode == "local"
+            assert (await one.acquire("a", RULES, 1)).allowed
+    assert "WRONGPASS" in caplog.text or "invalid username-password" in caplog.text
+    assert "wrong-one" not in caplog.text
+
+
+def make_certificate(folder: Path) -> tuple[Path, Path]:
+    """A self-signed certificate for 127.0.0.1 and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "redis")])
+    now = dt.datetime.now(dt.UTC)
+    names = x509.SubjectAlternativeName([x509.DNSName("localhost")])
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - dt.timedelta(hours=1))
+        .not_valid_after(now + dt.timedelta(hours=1))
+        .add_extension(names, critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    files = folder / "redis.crt", folder / "redis.key"
+    files[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    pem = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    files[1].write_bytes(key.private_bytes(*pem))
+    return files
+
+
+async def test_tls_is_verified(tmp_path: Path) -> None:
+    """rediss:// with the server's CA works; without it nothing is sent, and local limits hold."""
+    certificate, key = make_certificate(tmp_path)
+    (port,) = free_ports(1)
+    options = ["--tls-port", str(port), "--tls-cert-file", str(certificate), "--tls-key-file", str(key)]
+    with running_redis(*options, "--tls-ca-cert-file", str(certificate), "--tls-auth-clients", "no"):
+        await works(f"rediss://localhost:{port}?ssl_ca_certs={certificate}")
+        async with limiter(f"rediss://localhost:{port}") as one:
+            assert one.mode == "local"
+
+
+async def test_a_cluster_is_found_from_any_node() -> None:
+    """Two gateways that start at different nodes of a cluster count together, on the node that owns the hash tag."""
+    ports = free_ports(3)
+    with contextlib.ExitStack() as stack:
+        nodes = [
+            stack.enter_context(running_redis("--cluster-enabled", "yes", "--cluster-node-timeout", "2000", port=port))
+            for port in ports
+        ]
+        await asyncio.to_thread(_join, nodes, ports)
+        namespace = uuid.uuid4().hex
+        urls = [f"redis://127.0.0.1:{ports[0]},127.0.0.1:{ports[2]}", f"redis://127.0.0.1:{ports[1]}"]
+        async with limiter(urls[0], namespace) as one, limiter(urls[1], namespace) as two:
+            assert (one.mode, two.mode) == ("redis", "redis")
+            verdicts = await asyncio.gather(*((one, two)[n % 2].acquire(str(n), RULES, 10) for n in range(20)))
+            assert sum(each.allowed for each in verdicts) == 5
+            await two.settle({str(n): 7 for n in range(20)})
+            await one.settle({str(n): 7 for n in range(20)})
+            verdict = await one.acquire("last", RULES, 0)
+            assert (verdict.running, verdict.day.remaining) == (0, 965)
+        assert sorted(bool(node.cli("DBSIZE")) for node in nodes) == [False, False, True]
+
+
+def _join(nodes: list[RedisServer], ports: list[int]) -> None:
+    """Three primaries that share the slots."""
+    for number, node in enumerate(nodes):
+        first, last = 16384 * number // 3, 16384 * (number + 1) // 3 - 1
+        assert node.cli("CLUSTER", "ADDSLOTSRANGE", first, last) == b"OK"
+        node.cli("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+        for port in ports:
+            node.cli("CLUSTER", "MEET", "127.0.0.1", port)
+
+    def complete() -> bool:
+        return all(
+            b"cluster_state:ok" in (info := node.cli("CLUSTER", "INFO")) and b"cluster_known_nodes:3" in info
+            for node in nodes
+        )
+
+    until(complete, "the cluster is complete", 60)
+
+
+async def test_sentinels_lead_to_the_primary_and_after_a_failover_to_the_new_one(tmp_path: Path) -> None:
+    """The primary is killed: local limits hold until the sentinel has promoted the replica, which then counts."""
+    primary_port, replica_port, sentinel_port = free_ports(3)
+    with contextlib.ExitStack() as stack:
+        primary = stack.enter_context(running_redis(port=primary_port))
+        replica = stack.enter_context(running_redis("--replicaof", f"127.0.0.1 {primary_port}", port=replica_port))
+        await _until(lambda: b"master_link_status:up" in replica.cli("INFO", "replication"))
+        configuration = tmp_path / "sentinel.conf"
+        configuration.write_text(
+            f"sentinel monitor house 127.0.0.1 {primary_port} 1\n"
+            "sentinel down-after-milliseconds house 500\nsentinel failover-timeout house 2000\n"
+        )
+        stack.enter_context(running_redis("--sentinel", port=sentinel_port, configuration=configuration))
+        async with limiter(f"redis+sentinel://127.0.0.1:{sentinel_port}/house") as one:
+            await until_redis(one)
+            assert (await one.acquire("a", RULES, 10)).allowed
+            await _until(lambda: replica.cli("DBSIZE") == primary.cli("DBSIZE"))
+            await _until(lambda: _knows_replica(sentinel_port))
+            primary.kill()
+            assert (await one.acquire("b", RULES, 10)).allowed
+            assert one.mode == "local"
+            await until_redis(one)
+            assert b"role:master" in replica.cli("INFO", "replication")
+            assert (await one.acquire("c", RULES, 10)).running == 2
+
+
+def _knows_replica(port: int) -> bool:
+    with redis.Redis(port=port, protocol=2) as sentinel:
+        return len(sentinel.sentinel_slaves("house")) == 1
+
+
+async def _until(condition) -> None:
+    async with asyncio.timeout(60):
+        while not await asyncio.to_thread(condition):
+            await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1", "redis://", "redis://h:port", "redis+sentinel://h:1", "unix+sentinel:///x",
+        "redis://u:hunter2@h?nonsense=1", "redis+foo://h",
+    ],
+)  # fmt: skip
+def test_an_address_that_is_none_is_refused_without_its_password(url: str) -> None:
+    """The mistake is named, the password is not."""
+    with pytest.raises(ValueError) as caught:
+        Address(url)
+    assert "hunter2" not in str(caught.value)
