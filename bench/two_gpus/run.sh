@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Runs deaths.py on a host with two GPUs and no network.
+#
+# Needs in $HOME: `site/` (vLLM and what it imports, for the host's python3), `o200k_base.tiktoken`, `model/`
+# (gpt-oss-20b's config and tokenizer), and in `wheels/` what requirements.lock names, for the host's Python.
+# usage: run.sh OUT_FOLDER [options of deaths.py]
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+out=$1
+shift
+if [ ! -x "$HOME/gatehouse/bin/python" ]; then
+  python3 -m venv --without-pip "$HOME/gatehouse"
+  target=$("$HOME/gatehouse/bin/python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')
+  for wheel in "$HOME"/wheels/*.whl; do
+    python3 -m zipfile -e "$wheel" "$target"
+  done
+  for data in "$target"/*.data; do
+    for part in purelib platlib; do
+      if [ -d "$data/$part" ]; then cp -r "$data/$part/." "$target/"; fi
+    done
+  done
+fi
+config=$HOME/gatehouse.yaml
+HOME_ESCAPED=${HOME//\//\\/}
+sed "s/\${HOME}/$HOME_ESCAPED/g" "$here/gatehouse.yaml" > "$config"
+cd "$here/../.."
+export PATH=$HOME/bin:$PATH
+exec "$HOME/gatehouse/bin/python" bench/two_gpus/deaths.py --config "$config" --out "$out" "$@"
