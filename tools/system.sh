@@ -9,6 +9,7 @@ if [ "${1:-run}" = test ]; then
     [redis-server]="redis-server --version"
     [nginx-light]="nginx -v"
     [chromium]="chromium --version"
+    [postgresql]="ls /usr/lib/postgresql/*/bin/initdb"
     [prometheus]="promtool --version"
     [fonts-noto-cjk]="test -e /usr/share/fonts/opentype/noto/NotoSansCJK-Regular.ttc"
     [npm]="npm --version"

@@ -1,7 +1,7 @@
 """Bring the schema up to date. Alembic is loaded only when there is something to do: it takes longer than the rest.
 
-Everything happens in one writing transaction, which is the lock too: a second starter waits, then finds nothing to do,
-and a process killed half-way leaves the old schema. Source: https://alembic.sqlalchemy.org/en/latest/cookbook.html
+Everything happens in one writing transaction under a lock (SQLite: the transaction itself; PostgreSQL: an advisory
+one): a second starter waits, then finds nothing to do, and a process killed half-way leaves the old schema. Source: https://alembic.sqlalchemy.org/en/latest/cookbook.html
 """
 
 from pathlib import Path
@@ -20,6 +20,8 @@ async def migrate(database: Database) -> bool:
         if await connection.run_sync(_revision) == HEAD:
             return False
     async with database.write() as connection:
+        if database.lock_migrations is not None:
+            await connection.exec_driver_sql(database.lock_migrations)
         return await connection.run_sync(_upgrade)
 
 

@@ -8,7 +8,7 @@ from sqlalchemy import RowMapping, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.store import schema
-from gateway.store.database import Database
+from gateway.store.database import Conflict, Database
 from gateway.store.rows import Revocation, RevocationKind, User
 
 _USERS = schema.users
@@ -22,11 +22,12 @@ class Users:
 
     async def add(self, user: User) -> bool:
         """Record a new user; False when the name is taken."""
-        async with self._database.write() as connection:
-            if await _find(connection, user.name) is not None:
-                return False
-            await connection.execute(insert(_USERS).values(asdict(user)))
-            return True
+        try:
+            async with self._database.write() as connection:
+                await connection.execute(insert(_USERS).values(asdict(user)))
+        except Conflict:
+            return False
+        return True
 
     async def find(self, name: str) -> User | None:
         """The user of that (normalised) name."""

@@ -7,7 +7,7 @@ from gateway.store.schema import metadata
 context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=metadata,
-    transactional_ddl=True,  # SQLite can, once sqlite3 is kept from committing by itself
+    transactional_ddl=True,  # PostgreSQL can; SQLite too, once sqlite3 is kept from committing by itself
     render_as_batch=True,  # SQLite cannot alter a column: Alembic copies the table
 )
 with context.begin_transaction():

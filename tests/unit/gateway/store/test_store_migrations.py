@@ -16,18 +16,21 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy import inspect
 
 from gateway.config import Config, EngineTarget
 from gateway.store import Store, StoreError, database_address
 from gateway.store.migrate import MIGRATIONS
 from gateway.store.schema import HEAD, metadata
 
+ALL = [script.revision for script in ScriptDirectory(MIGRATIONS).walk_revisions()][::-1]
+
 
 async def test_from_nothing(tmp_path: Path) -> None:
     """A start makes the database: private, in WAL mode, at the newest revision; a second start has nothing to do."""
     path = tmp_path / "state" / "gatehouse.db"
     store = Store(path)
-    assert await store.pending() == [HEAD]
+    assert await store.pending() == ALL
     assert not path.exists()
     assert await store.start() is True
     assert await store.pending() == []
@@ -54,9 +57,13 @@ async def test_side_files_are_private(tmp_path: Path) -> None:
     assert set(modes.values()) == {0o600}
 
 
-async def test_migrations_make_the_schema(tmp_path: Path) -> None:
+async def test_migrations_make_the_schema(address: str | Path) -> None:
     """What the migrations make and what the queries expect are the same; HEAD is their newest."""
-    store = await Store.open(tmp_path / "gatehouse.db")
+    store = Store(address)
+    assert await store.pending() == ALL
+    assert await store.start() is True
+    assert await store.pending() == []
+    assert await store.start() is False
     async with store.database.read() as connection:
         differences = await connection.run_sync(
             lambda sync: compare_metadata(MigrationContext.configure(sync, opts={"compare_type": True}), metadata)
@@ -80,14 +87,14 @@ def test_a_current_database_needs_no_alembic(tmp_path: Path) -> None:
     assert [subprocess.check_output(run, text=True).strip() for _ in range(2)] == ["True", "False"]
 
 
-async def test_a_newer_database_is_refused(tmp_path: Path) -> None:
+async def test_a_newer_database_is_refused(address: str | Path) -> None:
     """A database that a newer Gatehouse wrote is left alone, with a message that says so."""
-    path = tmp_path / "gatehouse.db"
-    await (await Store.open(path)).close()
-    with closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    store = await Store.open(address)
+    async with store.database.write() as connection:
+        await connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    await store.close()
     with pytest.raises(StoreError, match=r"9999.*newer"):
-        await Store.open(path)
+        await Store.open(address)
 
 
 def test_downgrade_is_refused() -> None:
@@ -97,9 +104,9 @@ def test_downgrade_is_refused() -> None:
         script.module.downgrade()
 
 
-def open_once(path: Path, barrier: Any, answers: Any) -> None:
+def open_once(address: str | Path, barrier: Any, answers: Any) -> None:
     async def work() -> bool:
-        store = Store(path)
+        store = Store(address)
         barrier.wait(60)
         try:
             return await store.start()
@@ -112,13 +119,16 @@ def open_once(path: Path, barrier: Any, answers: Any) -> None:
         answers.put(str(error))
 
 
-def test_starters_take_turns(tmp_path: Path) -> None:
-    """Of processes that start at once on an empty directory one migrates, the others wait, and all succeed."""
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_starters_take_turns(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """Of processes that start at once on an empty database one migrates, the others wait, and all succeed."""
     processes = multiprocessing.get_context("fork")
     for round_ in range(3):
-        path = tmp_path / str(round_) / "gatehouse.db"
+        address: str | Path = tmp_path / str(round_) / "gatehouse.db"
+        if kind == "postgresql":
+            address = request.getfixturevalue("postgresql").new_database()
         barrier, answers = processes.Barrier(3), processes.SimpleQueue()
-        starters = [processes.Process(target=open_once, args=(path, barrier, answers)) for _ in range(3)]
+        starters = [processes.Process(target=open_once, args=(address, barrier, answers)) for _ in range(3)]
         for starter in starters:
             starter.start()
         seen = [answers.get() for _ in starters]
@@ -132,7 +142,7 @@ import asyncio, sys
 from pathlib import Path
 from gateway.store import Revocation, RevocationKind, Store
 async def main():
-    store = await Store.open(Path(sys.argv[1]))
+    store = await Store.open(sys.argv[1] if "://" in sys.argv[1] else Path(sys.argv[1]))
     number = 0
     while True:
         pair = [Revocation(RevocationKind.TOKEN, f"{number}-{half}", 1.0, 2e9) for half in "ab"]
@@ -143,9 +153,9 @@ asyncio.run(main())
 """
 
 
-async def test_killed_in_mid_write(tmp_path: Path) -> None:
+async def test_killed_in_mid_write(address: str | Path) -> None:
     """SIGKILL at any moment loses nothing that was confirmed and leaves no half of a transaction."""
-    path = tmp_path / "gatehouse.db"
+    path = address
     for confirmed_at_least in (1, 7, 20):
         writer = subprocess.Popen([sys.executable, "-c", WRITER, path], stdout=subprocess.PIPE, text=True)
         confirmed = []
@@ -172,28 +182,28 @@ from gateway.store import Store
 from gateway.store import database
 from sqlalchemy import event
 async def main():
-    store = Store(Path(sys.argv[1]))
+    store = Store(sys.argv[1] if "://" in sys.argv[1] else Path(sys.argv[1]))
     steps = 0
     def count(*args):
         nonlocal steps
         steps += args[2].strip().startswith("CREATE")
         if steps == int(sys.argv[2]):
             os.kill(os.getpid(), signal.SIGKILL)
-    event.listen(store.database._engine.sync_engine, "after_cursor_execute", count)
+    event.listen(store.database._engine.writers.sync_engine, "after_cursor_execute", count)
     await store.start()
 asyncio.run(main())
 """
 
 
 @pytest.mark.parametrize("step", [1, 4, 8])
-async def test_killed_in_mid_migration(tmp_path: Path, step: int) -> None:
+async def test_killed_in_mid_migration(address: str | Path, step: int) -> None:
     """A process killed between two statements of a migration leaves the schema as it was; the next start succeeds."""
-    path = tmp_path / "gatehouse.db"
-    killed = subprocess.run([sys.executable, "-c", KILLED_MIGRATION, path, str(step)], check=False, timeout=60)
+    killed = subprocess.run([sys.executable, "-c", KILLED_MIGRATION, address, str(step)], check=False, timeout=60)
     assert killed.returncode == -signal.SIGKILL
-    with closing(sqlite3.connect(path)) as connection:
-        assert connection.execute("SELECT name FROM sqlite_master").fetchall() == []
-    store = await Store.open(path)
+    store = Store(address)
+    async with store.database.read() as connection:
+        assert await connection.run_sync(lambda sync: inspect(sync).get_table_names()) == []
+    await store.start()
     assert await store.users.list() == []
     await store.close()
 
@@ -201,7 +211,7 @@ async def test_killed_in_mid_migration(tmp_path: Path, step: int) -> None:
 @pytest.mark.parametrize(
     ("url", "reason"),
     [
-        ("postgresql://user:hunter2@db/x", "postgresql is not supported"),
+        ("mysql://user:hunter2@db/x", "mysql is not supported"),
         ("not a url hunter2", "not an SQLAlchemy URL"),
         ("sqlite://", "needs a file"),
         ("sqlite:///:memory:", "needs a file"),
