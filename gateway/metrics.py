@@ -27,6 +27,9 @@ ENGINE_STATES = (
 )  # fmt: skip
 LAG_INTERVAL = 0.5  # seconds between two probes of the event loop
 MOST_REASONS = 64
+# there from the start, at 0: the first of them, too, is an increase that an alert sees
+SINKS = ("queue", "file", "stdout")
+EXPECTED_REASONS = ("rate_limit_exceeded", "insufficient_quota")
 
 
 class _Children(msgspec.Struct, frozen=True):
@@ -66,7 +69,7 @@ class Metrics:
             registry=registry,
         )
         self.ttft = Histogram(
-            "gatehouse_time_to_first_token_seconds", "From arrival to the first token.", shape[1:],
+            "gatehouse_time_to_first_token_seconds", "Of streams: from arrival to the first token.", shape[1:],
             buckets=TTFT_BUCKETS, registry=registry,
         )  # fmt: skip
         self.inter_token = Histogram(
@@ -74,7 +77,7 @@ class Metrics:
             buckets=INTER_TOKEN_BUCKETS, registry=registry,
         )  # fmt: skip
         self.queue = Histogram(
-            "gatehouse_queue_seconds", "From sending to the engine to the first token: its waiting line and prefill.",
+            "gatehouse_queue_seconds", "Of streams: from sending to the engine to the first token.",
             shape[1:], buckets=TTFT_BUCKETS, registry=registry,
         )  # fmt: skip
         self.overhead = Histogram(
@@ -109,6 +112,10 @@ class Metrics:
         ).set(1)
         self._timeouts = 0
         self._reasons: dict[str, Counter] = {}
+        for sink in SINKS:
+            self.log_lines_dropped.labels(sink)
+        for reason in EXPECTED_REASONS:
+            self._reason(reason)
 
     def observe(self, exchange: Exchange, timing: Timing | None = None) -> None:
         """Count one request that has ended; `timing` defaults to an end just now. Never waits."""
@@ -124,9 +131,10 @@ class Metrics:
         children.duration.observe(timing.duration)
         if exchange.sent_at is not None:
             children.overhead.observe(timing.overhead)
-        if timing.ttft is not None:
+        # an answer in one piece has its first token with the last: it says nothing of how soon they begin
+        if exchange.stream and timing.ttft is not None:
             children.ttft.observe(timing.ttft)
-        if timing.queue is not None:
+        if exchange.stream and timing.queue is not None:
             children.queue.observe(timing.queue)
         if timing.inter_token is not None:
             children.inter_token.observe(timing.inter_token)
