@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 import msgspec
 from aiohttp import web
 
+from gateway.admission import Admission
 from gateway.auth.authenticate import Authenticator, require_scope
 from gateway.config import Config
 from gateway.context import EXCHANGE, Api, Exchange, Principal, Via
@@ -28,11 +29,19 @@ class EngineApi:
     """Handlers of the routes that lead to the engine, and of `/v1/models`, which the gateway answers itself."""
 
     def __init__(
-        self, config: Config, authenticator: Authenticator, limits: Limits, engine: Engine, relay: Relay
+        self,
+        config: Config,
+        authenticator: Authenticator,
+        limits: Limits,
+        engine: Engine,
+        relay: Relay,
+        *,
+        admission: Admission,
     ) -> None:
         self._config = config
         self._authenticator = authenticator
         self._limits = limits
+        self._admission = admission
         self._engine = engine
         self._relay = relay
         self._owners: OrderedDict[str, str] = OrderedDict()  # Responses API: id → subject, the newest ones
@@ -69,8 +78,13 @@ class EngineApi:
         )
         exchange.model, exchange.stream = shaped.model, shaped.stream
         self._check_model(principal, shaped.model)
+        await self._admission.admit(self._limits.plans.priority(principal, 0))
         running = await self._reserve(exchange, shaped)
-        encoded = shaped.encode(self._limits.plans.priority(principal, running))
+        priority = self._limits.plans.priority(principal, running)
+        if place := self._admission.enter(exchange, priority):
+            exchange.headers["x-gatehouse-queue-position"] = str(place)
+            exchange.headers["x-gatehouse-queue-length"] = str(self._admission.waiting)
+        encoded = shaped.encode(priority)
         response = await self._relay.relay(request, exchange, route, shaped, encoded)
         if exchange.response_id is not None:
             self._own(exchange.response_id, principal.subject)

@@ -12,6 +12,7 @@ import msgspec
 from aiohttp import web
 
 from gateway.admin import create_admin_app
+from gateway.admission import Admission
 from gateway.api import EngineApi
 from gateway.auth import AUTHENTICATOR, setup_auth
 from gateway.chat.pages import find_static_dir, setup_static
@@ -41,6 +42,8 @@ class Gateway:
         self.engine = Engine(config)
         self.metrics = Metrics(models=[config.engine.model], plans=config.plans, version=version("vllm-gatehouse"))
         self.limits = Limits(config, on_mode=self.metrics.set_limiter_mode)
+        priorities = [plan.priority for plan in config.plans.values()]
+        self.admission = Admission(self.engine, config.gateway.max_waiting, priorities)
         self.log = RequestLog(config.logging, config.state_dir, on_drop=self.metrics.dropped)
         self.settlement = Settlement(self.engine, self._record)
         self.observer = Observer(self.settlement.finish, lambda: self.api.draining, config.gateway.trusted_proxies)
@@ -49,7 +52,12 @@ class Gateway:
         # what is revoked closes what is open
         authenticator.revocations.on_change = lambda: self.observer.stop_where(authenticator.refusal)
         self.api = EngineApi(
-            config, self.app[AUTHENTICATOR], self.limits, self.engine, Relay(self.engine, config.gateway)
+            config,
+            self.app[AUTHENTICATOR],
+            self.limits,
+            self.engine,
+            Relay(self.engine, config.gateway),
+            admission=self.admission,
         )
         self.api.add_to(self.app)
         self.metrics.watch_engine(lambda: self.engine.state)
@@ -81,19 +89,21 @@ class Gateway:
     async def _lifetime(self, _app: web.Application) -> AsyncIterator[None]:
         self.log.start()
         await self.limits.start()
-        lag = asyncio.create_task(self.metrics.watch_event_loop())
+        watches = [asyncio.create_task(watch) for watch in (self.metrics.watch_event_loop(), self.admission.watch())]
         async with self.engine.watching():
             yield
             # the handlers have ended; what they left to be counted needs the engine once more
             await self.settlement.close()
-        lag.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await lag
+        for watch in watches:
+            watch.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watch
         await self.limits.close()
         await self.log.close()
 
     def _record(self, exchange: Exchange) -> None:
         self.limits.settle(exchange)
+        self.admission.leave(exchange)
         if exchange.route in QUIET_ROUTES:
             return
         timing = Timing.of(exchange)
@@ -109,6 +119,7 @@ class Gateway:
             "state": self.engine.state,
             **shown,
             "model": self._config.engine.model,
+            "waiting": self.admission.waiting,
             "simulated": status.get("kind") == "simulated",
         }
         return web.Response(body=msgspec.json.encode(body), content_type="application/json")

@@ -50,6 +50,9 @@ class GatewaySettings(Section):
     total_seconds: Seconds = Field(3600, description="deadline of a request that is answered in one piece")
     write_seconds: Seconds = Field(30, description="a client that reads nothing for so long is cut off")
     body_seconds: Seconds = Field(30, description="deadline for receiving a request's body")
+    max_waiting: Count | None = Field(
+        256, description="requests in the engine's waiting line; more are 503, those of the plans that come last first"
+    )
     drain_seconds: Seconds = Field(30, description="how long running streams may finish on shutdown")
 
 

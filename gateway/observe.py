@@ -192,7 +192,7 @@ def _outcome(error: GatewayError) -> Outcome:
             return Outcome.TIMEOUT
         case Unavailable(code="shutting_down"):
             return Outcome.SHUTDOWN
-        case Unavailable(code="limits_unavailable"):
+        case Unavailable(code="limits_unavailable" | "engine_overloaded"):
             return Outcome.REJECTED
         case EngineError() | Unavailable():
             return Outcome.ENGINE_FAILED

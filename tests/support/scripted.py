@@ -43,7 +43,7 @@ class ScriptedEngine:
                     0,
                 )
                 body = await reader.readexactly(length)
-                if head.startswith(b"GET /health "):
+                if head.startswith((b"GET /health ", b"GET /metrics ")):
                     writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
                     continue
                 self.received.append((head, body))
