@@ -8,7 +8,7 @@ PIP := $(BIN)/pip --disable-pip-version-check --quiet
 PYTEST := $(BIN)/pytest
 ARGS ?=
 
-.PHONY: run run-real test test-fast check format lock clean
+.PHONY: run run-real test test-fast check format lock dashboards clean
 
 run: .venv/run
 	@$(BIN)/gatehouse up --demo $(ARGS)
@@ -52,6 +52,9 @@ lock:
 	  pyproject.toml requirements-build.in -o requirements.lock
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" \
 	  -c requirements.lock pyproject.toml requirements-build.in --group dev -o requirements-dev.lock
+
+dashboards: .venv/dev
+	$(BIN)/python deploy/grafana/build.py
 
 clean:
 	rm -rf .venv build dist .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

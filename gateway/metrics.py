@@ -1,7 +1,7 @@
 """The `gatehouse_` metrics. `observe` is called once a request; label children are cached, for `.labels()` costs more.
 
-Labels are bounded: a model that is not served is `other`, a plan that is not configured `none`; subjects and teams are
-no labels. OpenTelemetry's GenAI names for the same things are in docs.
+Labels are bounded: a model that is not served is `other`, a plan that is not configured `none`, a team without limits
+of its own `other`; subjects are no labels. OpenTelemetry's GenAI names for the same things are in docs.
 """
 
 import asyncio
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 import msgspec
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 from gateway.context import Exchange, Outcome
 from gateway.timing import Timing
@@ -46,14 +46,24 @@ class _Children(msgspec.Struct, frozen=True):
     reasoning: Counter
 
 
+class _Team(msgspec.Struct, frozen=True):
+    """The children of one team."""
+
+    requests: Counter
+    prompt: Counter
+    completion: Counter
+
+
 class Metrics:
     """All metrics of one gateway process, in a registry of its own."""
 
-    def __init__(self, *, models: Iterable[str], plans: Iterable[str], version: str) -> None:
-        """`models` and `plans` are those that may become labels."""
+    def __init__(self, *, models: Iterable[str], plans: Iterable[str], version: str, teams: Iterable[str] = ()) -> None:
+        """`models`, `plans` and `teams` are those that may become labels."""
         self.registry = registry = CollectorRegistry()
         self._models = set(models)
         self._plans = frozenset(plans)
+        self._teams = frozenset(teams)
+        self._of_team: dict[str, _Team] = {}
         self._children: dict[tuple[str, str, str], _Children] = {}
         self._requests: dict[tuple[str, str, str, int, Outcome | None], Counter] = {}
 
@@ -88,6 +98,13 @@ class Metrics:
             "gatehouse_tokens", "Tokens; cached ones are among prompt, reasoning among completion.",
             ("kind", "model", "plan"), registry=registry,
         )  # fmt: skip
+        self.team_requests_total = Counter(
+            "gatehouse_team_requests", "Requests that ended, of teams with limits of their own.", ("team",),
+            registry=registry,
+        )  # fmt: skip
+        self.team_tokens_total = Counter(
+            "gatehouse_team_tokens", "Tokens of teams with limits of their own.", ("team", "kind"), registry=registry
+        )
         self.in_flight = Gauge("gatehouse_in_flight", "Requests being served now.", registry=registry)
         self.rejections = Counter(
             "gatehouse_rejections", "Requests refused, by error code.", ("reason",), registry=registry
@@ -110,6 +127,7 @@ class Metrics:
         Gauge("gatehouse_build_info", "1; the version is the label.", ("version",), registry=registry).labels(
             version
         ).set(1)
+        ProcessCollector(namespace="gatehouse", registry=registry)  # CPU, memory, file descriptors
         self._timeouts = 0
         self._reasons: dict[str, Counter] = {}
         for sink in SINKS:
@@ -146,6 +164,12 @@ class Metrics:
             children.completion.inc(usage.completion_tokens)
         if usage.reasoning_tokens:
             children.reasoning.inc(usage.reasoning_tokens)
+        if self._teams:
+            name = self._team(exchange)
+            team = self._of_team.get(name) or self._make_team(name)
+            team.requests.inc()
+            team.prompt.inc(usage.prompt_tokens)
+            team.completion.inc(usage.completion_tokens)
         match outcome:
             case Outcome.TIMEOUT:
                 self._timeouts += 1
@@ -198,6 +222,20 @@ class Metrics:
     def _plan(self, exchange: Exchange) -> str:
         plan = exchange.principal.plan if exchange.principal else ""
         return plan if plan in self._plans else "none"
+
+    def _team(self, exchange: Exchange) -> str:
+        team = exchange.principal.team if exchange.principal else None
+        if not team:
+            return "none"
+        return team if team in self._teams else "other"
+
+    def _make_team(self, name: str) -> _Team:
+        team = self._of_team[name] = _Team(
+            requests=self.team_requests_total.labels(name),
+            prompt=self.team_tokens_total.labels(name, "prompt"),
+            completion=self.team_tokens_total.labels(name, "completion"),
+        )
+        return team
 
     def _reason(self, code: str) -> Counter:
         known = self._reasons.get(code)

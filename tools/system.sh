@@ -11,6 +11,7 @@ if [ "${1:-run}" = test ]; then
     [chromium]="chromium --version"
     [postgresql]="ls /usr/lib/postgresql/*/bin/initdb"
     [prometheus]="promtool --version"
+    [prometheus-alertmanager]="amtool --version"
     [fonts-noto-cjk]="test -e /usr/share/fonts/opentype/noto/NotoSansCJK-Regular.ttc"
     [npm]="npm --version"
   )

@@ -76,3 +76,13 @@ def test_a_rule_asks_for_metrics_that_exist(rule: dict[str, Any]) -> None:
     """Each name in an expression is exposed by the gateway, the launcher, vLLM or Prometheus, or recorded here."""
     recorded = {rule["record"] for rule in rules() if "record" in rule}
     assert metrics_of(rule["expr"]) <= known_metrics() | recorded
+
+
+def test_alertmanager_accepts_its_example() -> None:
+    """`amtool check-config`; what it holds back and whom it calls are alerts and severities that exist."""
+    file = ROOT / "deploy" / "alertmanager" / "alertmanager.yml"
+    done = subprocess.run(["amtool", "check-config", str(file)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    named = re.findall(r"Gatehouse[\w.*]+", file.read_text("utf-8"))
+    assert named
+    assert all(any(re.fullmatch(pattern, alert) for alert in ALERTS) for pattern in named)

@@ -122,9 +122,10 @@ def families(registry: CollectorRegistry) -> dict[str, tuple[str, tuple[str, ...
     """Metrics by exposed name: type and labels."""
     found = {}
     for collector in registry._collector_to_names:
-        for family in collector.describe():
+        # that of the process has no description: there its samples are one
+        for family in getattr(collector, "describe", collector.collect)():
             suffix = "_total" if family.type == "counter" else ""
-            found[family.name + suffix] = (family.type, collector._labelnames)
+            found[family.name + suffix] = (family.type, getattr(collector, "_labelnames", ()))
     return found
 
 

@@ -85,6 +85,20 @@ def test_a_hundred_thousand_subjects_and_models_make_no_series(metrics: Metrics)
     assert value(metrics, "gatehouse_requests_total", **labels) == 100_000
 
 
+def test_only_configured_teams_have_series_of_their_own() -> None:
+    """Without any there are none; with some, all others share `other`, and who has no team is `none`."""
+    without = Metrics(models=[], plans=[], version="0")
+    without.observe(finished())
+    assert value(without, "gatehouse_team_requests_total", team="red") is None
+    metrics = Metrics(models=[], plans=[], version="0", teams=["red"])
+    for team in ("red", "blue", "green", None):
+        metrics.observe(finished(principal=Principal("s", team, frozenset(), "p", (), None, Via.BEARER)))
+    for team, times in (("red", 1), ("other", 2), ("none", 1)):
+        assert value(metrics, "gatehouse_team_requests_total", team=team) == times
+        assert value(metrics, "gatehouse_team_tokens_total", team=team, kind="prompt") == 12 * times
+        assert value(metrics, "gatehouse_team_tokens_total", team=team, kind="completion") == 101 * times
+
+
 def test_error_codes_are_bounded(metrics: Metrics) -> None:
     """An engine that makes up codes fills `other`."""
     for number in range(MOST_REASONS + 100):
