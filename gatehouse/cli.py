@@ -22,6 +22,7 @@ COMMANDS = {
     "check": ("gatehouse.commands.check", "Say what is good and what is wrong with configuration and machine."),
     "token": ("gatehouse.commands.identity", "Issue, list, inspect and revoke API tokens."),
     "user": ("gatehouse.commands.identity", "Add, list and change the users of the chat."),
+    "usage": ("gatehouse.commands.usage", "Show who used what."),
     "config": ("gatehouse.commands.settings", "Show the effective settings, or their schema."),
 }
 

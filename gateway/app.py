@@ -26,7 +26,10 @@ from gateway.metrics import Metrics
 from gateway.observe import Observer
 from gateway.relay import Relay
 from gateway.settlement import Settlement
+from gateway.store import STORE
 from gateway.timing import Timing
+from gateway.usage_api import UsageApi
+from gateway.usage_book import UsageBook
 
 log = logging.getLogger("gatehouse")
 
@@ -60,6 +63,10 @@ class Gateway:
             admission=self.admission,
         )
         self.api.add_to(self.app)
+        UsageApi(config, authenticator, self.app[STORE]).add_to(self.app)
+        record = config.logging.file or config.state_dir / "requests.jsonl"
+        self.usage = UsageBook(self.app[STORE], record, config.logging.keep_files, config.limits.time_zone)
+        self.app.cleanup_ctx.append(self._counting)  # after the store's: it is open by then, and still at the end
         self.metrics.watch_engine(lambda: self.engine.state)
         self.metrics.watch_in_flight(lambda: self.in_flight)
         self.admin_app = create_admin_app(self.metrics, self.engine, config.engine.status_socket)
@@ -100,6 +107,13 @@ class Gateway:
                 await watch
         await self.limits.close()
         await self.log.close()
+
+    async def _counting(self, _app: web.Application) -> AsyncIterator[None]:
+        counting = asyncio.create_task(self.usage.run())
+        yield
+        counting.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await counting
 
     def _record(self, exchange: Exchange) -> None:
         self.limits.settle(exchange)

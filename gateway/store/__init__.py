@@ -18,6 +18,7 @@ from gateway.store.migrate import migrate, pending
 from gateway.store.rows import IssuedToken, Revocation, RevocationKind, Session, User
 from gateway.store.sessions import Sessions
 from gateway.store.tokens import Revocations, Tokens
+from gateway.store.usage import UsageRows
 from gateway.store.users import Users
 
 __all__ = [
@@ -42,6 +43,7 @@ class Store:
         self.sessions = Sessions(self.database)
         self.tokens = Tokens(self.database)
         self.revocations = Revocations(self.database)
+        self.usage = UsageRows(self.database)
 
     @classmethod
     async def open(cls, address: str | Path) -> Self:

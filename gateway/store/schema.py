@@ -3,9 +3,9 @@
 A change here needs a migration beside it; `tests/unit/gateway/store` compares the two.
 """
 
-from sqlalchemy import JSON, Column, Double, ForeignKey, Index, Integer, LargeBinary, MetaData, Table, Text
+from sqlalchemy import JSON, BigInteger, Column, Double, ForeignKey, Index, Integer, LargeBinary, MetaData, Table, Text
 
-HEAD = "0001"
+HEAD = "0002"
 """The newest migration. Kept here so that a start on a current database need not load Alembic."""
 
 metadata = MetaData(
@@ -67,4 +67,27 @@ revocations = Table(
     Column("expires_at", Double, nullable=False),  # nothing that it refuses can still be valid after this
     Index("ix_revocations_expires_at", "expires_at"),
     sqlite_autoincrement=True,  # an id is never used twice
+)
+
+usage = Table(
+    "usage",
+    metadata,
+    Column("day", Text, primary_key=True),  # 2026-11-22, in limits.time_zone
+    Column("subject", Text, primary_key=True, index=True),
+    Column("team", Text, primary_key=True),  # empty: none
+    Column("model", Text, primary_key=True),
+    Column("requests", BigInteger, nullable=False),
+    Column("rejected", BigInteger, nullable=False),  # not among the requests
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("cached_tokens", BigInteger, nullable=False),  # among the prompt's
+    Column("completion_tokens", BigInteger, nullable=False),
+    Column("reasoning_tokens", BigInteger, nullable=False),  # among the completion's
+)
+
+record_positions = Table(
+    "record_positions",
+    metadata,
+    Column("file", Text, primary_key=True),  # SHA-256 of its first line, which bears a time and a request id
+    Column("position", BigInteger, nullable=False),  # so many bytes of it are in `usage`
+    Column("read_at", Double, nullable=False),
 )

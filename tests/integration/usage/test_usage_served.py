@@ -1,0 +1,59 @@
+"""Usage end to end: requests through a gateway, `GET /v1/usage`, `gatehouse usage`."""
+
+import asyncio
+import csv
+import io
+import json
+from pathlib import Path
+
+from click.testing import CliRunner
+
+from gatehouse.cli import gatehouse
+from tests.support.engines import MODEL, simulator
+from tests.support.gateways import RunningGateway, gateway
+
+
+async def usage(gate: RunningGateway, subject: str, query: str = "") -> tuple[int, dict]:
+    headers = {"Authorization": f"Bearer {gate.token(subject)}"}
+    async with gate.http.get(f"{gate.url}/v1/usage{query}", headers=headers) as answer:
+        return answer.status, json.loads(await answer.read())
+
+
+async def test_usage_is_what_the_engine_reported(tmp_path: Path) -> None:
+    """The caller's sums are those of the answers, nobody else's are among them, and the command says the same."""
+    async with simulator() as engine, gateway(engine.url, tmp_path) as gate:
+        spent = {"alice": 0, "bob": 0}
+        for subject, count in (("alice", 3), ("bob", 2)):
+            for number in range(count):
+                headers = {"Authorization": f"Bearer {gate.token(subject, team='red')}"}
+                body = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 5 + number}
+                async with gate.http.post(gate.url + "/v1/chat/completions", json=body, headers=headers) as answer:
+                    spent[subject] += (await answer.json())["usage"]["total_tokens"]
+        async with asyncio.timeout(30):
+            while (await usage(gate, "alice"))[1]["total"]["requests"] < 3:
+                await asyncio.sleep(0.05)
+        for subject, tokens in spent.items():
+            status, found = await usage(gate, subject)
+            total = found["total"]
+            assert (status, total["prompt_tokens"] + total["completion_tokens"]) == (200, tokens)
+            assert [row["model"] for row in found["data"]] == [MODEL]
+        assert (await usage(gate, "nobody"))[1]["data"] == []
+        assert (await usage(gate, "alice", "?since=2099-01-01"))[1]["total"]["requests"] == 0
+        for wrong in ("?days=0", "?days=x", "?days=%D9%A3", "?since=soon"):
+            assert (await usage(gate, "alice", wrong))[0] == 400
+        async with gate.http.get(gate.url + "/v1/usage") as answer:
+            assert answer.status == 401
+
+    def command(*arguments: str) -> str:
+        result = CliRunner().invoke(gatehouse, ["usage", "--state-dir", str(tmp_path), *arguments])
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    rows = json.loads(await asyncio.to_thread(command, "--json"))
+    assert {row["subject"]: row["prompt_tokens"] + row["completion_tokens"] for row in rows} == spent
+    text = await asyncio.to_thread(command, "--csv", "--by", "team", "--by", "day", "--since", "1d")
+    (row,) = csv.DictReader(io.StringIO(text))
+    assert (row["team"], row["requests"]) == ("red", "5")
+    table = await asyncio.to_thread(command)
+    assert table.splitlines()[-1].startswith("total")
+    assert json.loads(await asyncio.to_thread(command, "--json", "--since", "2099-01-01", "--subject", "x")) == []

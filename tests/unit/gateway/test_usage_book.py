@@ -1,0 +1,200 @@
+"""Usage from the record: real files, a real database, killed readers, rotation, damage."""
+
+import asyncio
+import datetime as dt
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from gateway.logs.file import LogFile
+from gateway.store import Store
+from gateway.store.usage import FIGURES, UsageKey
+from gateway.usage_book import UsageBook, sums
+
+
+@pytest.fixture
+async def store(tmp_path: Path):
+    store = await Store.open(tmp_path / "gatehouse.db")
+    yield store
+    await store.close()
+
+
+def line(number: int, subject: str = "alice", **fields: object) -> bytes:
+    usual = {
+        "ts": f"2026-11-{1 + number % 20:02}T12:00:00.{number % 1000:03}Z", "request_id": f"r{number}",
+        "subject": subject, "team": None, "model": "m", "outcome": "complete",
+        "prompt_tokens": 10, "cached_tokens": 1, "completion_tokens": 5, "reasoning_tokens": 2,
+    }  # fmt: skip
+    return json.dumps({**usual, **fields}).encode() + b"\n"
+
+
+def book(store: Store, tmp_path: Path) -> UsageBook:
+    return UsageBook(store, tmp_path / "requests.jsonl", 5, "UTC")
+
+
+async def total(store: Store) -> dict[str, int]:
+    (row,) = await store.usage.totals(())
+    return row
+
+
+async def test_every_line_counts_once_however_often_it_is_read(store: Store, tmp_path: Path) -> None:
+    """Reading again, by the same reader or a new one, adds only what is new; a half line waits for its end."""
+    record = tmp_path / "requests.jsonl"
+    one = book(store, tmp_path)
+    await one.catch_up()
+    assert (await total(store))["requests"] == 0
+    for count in range(1, 4):
+        with record.open("ab") as file:
+            file.write(line(count) + line(99)[:30])
+        for reader in (one, book(store, tmp_path)):
+            await reader.catch_up()
+        assert await total(store) == {
+            "requests": count, "rejected": 0, "prompt_tokens": 10 * count, "cached_tokens": count,
+            "completion_tokens": 5 * count, "reasoning_tokens": 2 * count,
+        }  # fmt: skip
+        with record.open("r+b") as file:
+            file.truncate(record.stat().st_size - 30)
+
+
+async def test_rotation_loses_nothing(store: Store, tmp_path: Path) -> None:
+    """Rotated by us, moved by logrotate, deleted after it was counted: each line counts once."""
+    record = tmp_path / "requests.jsonl"
+    one = book(store, tmp_path)
+    log = LogFile(record, max_bytes=3000, keep=5)
+    for number in range(90):
+        assert log.append([line(number)]) == (1, None)
+        if number % 11 == 0:
+            await one.catch_up()
+    log.close()
+    await one.catch_up()
+    assert (tmp_path / "requests.jsonl.4").exists()
+    assert (await total(store))["requests"] == 90
+    shutil.move(record, tmp_path / "requests.jsonl.1")
+    record.write_bytes(line(500))
+    await one.catch_up()
+    await book(store, tmp_path).catch_up()
+    assert (await total(store))["requests"] == 91
+
+
+async def test_many_readers_at_once_count_once(store: Store, tmp_path: Path) -> None:
+    """Four workers read the same record while it grows: the sums are exact."""
+    record = tmp_path / "requests.jsonl"
+    readers = [book(store, tmp_path) for _ in range(4)]
+    for start in range(0, 400, 100):
+        with record.open("ab") as file:
+            file.writelines(line(number) for number in range(start, start + 100))
+        await asyncio.gather(*(reader.catch_up() for reader in readers))
+    assert (await total(store))["requests"] == 400
+
+
+READER = """
+import asyncio, sys
+from pathlib import Path
+from gateway import usage_book
+from gateway.store import Store
+usage_book.BATCH_BYTES = 4096
+async def main(folder):
+    store = await Store.open(folder / "gatehouse.db")
+    book = usage_book.UsageBook(store, folder / "requests.jsonl", 5, "UTC")
+    print("reading", flush=True)
+    while True:
+        await book.catch_up()
+        await asyncio.sleep(0.001)
+asyncio.run(main(Path(sys.argv[1])))
+"""
+
+
+async def test_a_reader_that_is_killed_has_counted_all_or_nothing_of_a_batch(store: Store, tmp_path: Path) -> None:
+    """SIGKILL at random moments while reading: whoever reads on brings the sums to exactly what the record says."""
+    record = tmp_path / "requests.jsonl"
+    written = 0
+    for _ in range(6):
+        process = subprocess.Popen([sys.executable, "-c", READER, str(tmp_path)], stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        await asyncio.to_thread(process.stdout.readline)
+        with record.open("ab") as file:
+            for _ in range(random.randrange(200, 600)):
+                file.write(line(written))
+                written += 1
+        await asyncio.sleep(random.uniform(0, 0.1))
+        process.kill()
+        process.wait()
+        process.stdout.close()
+    await book(store, tmp_path).catch_up()
+    assert (await total(store))["requests"] == written
+
+
+async def test_sums_by_every_key(store: Store, tmp_path: Path) -> None:
+    """By subject, team, model and day: the sums of a random record."""
+    random.seed(5)
+    lines, expected = [], {key: Counter() for key in ("day", "subject", "team", "model")}
+    for number in range(500):
+        who, team = random.choice([("alice", "red"), ("bob", "blue"), ("carol", None)])
+        model, tokens = random.choice(["m", "n"]), random.randrange(1000)
+        lines.append(line(number, who, team=team, model=model, completion_tokens=tokens))
+        day = f"2026-11-{1 + number % 20:02}"
+        for key, value in (("day", day), ("subject", who), ("team", team or ""), ("model", model)):
+            expected[key][value] += tokens
+    (tmp_path / "requests.jsonl").write_bytes(b"".join(lines))
+    await book(store, tmp_path).catch_up()
+    for key, values in expected.items():
+        assert {row[key]: row["completion_tokens"] for row in await store.usage.totals((key,))} == values
+    both = await store.usage.totals(("subject", "model"), since="2026-11-11", subject="bob")
+    assert [(row["subject"], row["model"]) for row in both] == [("bob", "m"), ("bob", "n")]
+    assert sum(row["requests"] for row in both) < 250
+
+
+async def test_a_database_that_is_away_costs_no_line(store: Store, tmp_path: Path, caplog) -> None:
+    """While SQL is away nothing is counted, one warning is logged, and afterwards all of it is there."""
+    (tmp_path / "requests.jsonl").write_bytes(line(1))
+    one = book(store, tmp_path)
+    await store.database.close()
+    os.rename(tmp_path / "gatehouse.db", tmp_path / "away.db")
+    (tmp_path / "gatehouse.db").mkdir()
+    for _ in range(3):
+        await one.catch_up_or_say_why()
+    assert caplog.text.count("usage cannot be counted now") == 1
+    await store.database.close()
+    (tmp_path / "gatehouse.db").rmdir()
+    os.rename(tmp_path / "away.db", tmp_path / "gatehouse.db")
+    await one.catch_up_or_say_why()
+    assert "counted again" in caplog.text
+    assert (await total(store))["requests"] == 1
+
+
+def test_what_counts_and_on_which_day() -> None:
+    """Refusals are counted apart; requests of nobody, of no model, and damaged lines count nothing; days are local."""
+    shanghai = ZoneInfo("Asia/Shanghai")
+    found = sums(
+        [
+            line(0, ts="2026-11-21T16:00:00.000Z"), line(0, ts="2026-11-21T15:59:59.999Z"),
+            line(0, ts="2026-11-21T16:00:00.000Z", outcome="rejected", prompt_tokens=0, completion_tokens=0),
+            line(0, subject=None), line(0, model=None), b"", b"{", b"[]", line(0, ts="yesterday"),
+        ],
+        shanghai,
+    )  # fmt: skip
+    assert {key.day: (one.requests, one.rejected) for key, one in found.items()} == {
+        "2026-11-22": (1, 1),
+        "2026-11-21": (1, 0),
+    }
+    assert sums([], dt.UTC) == {}
+    assert UsageKey("d", "s", "", "m") != UsageKey("d", "s", "t", "m")
+    assert len(FIGURES) == 6
+
+
+async def test_old_positions_are_forgotten(store: Store, tmp_path: Path) -> None:
+    """A file that was read long ago leaves nothing behind but its sums."""
+    (tmp_path / "requests.jsonl").write_bytes(line(1))
+    await book(store, tmp_path).catch_up()
+    now = dt.datetime.now(dt.UTC).timestamp()
+    assert await store.usage.purge(now) == 0
+    assert await store.usage.purge(now + 91 * 86_400) == 1
+    assert (await total(store))["requests"] == 1
