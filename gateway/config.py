@@ -91,6 +91,22 @@ class ClaimNames(Section):
     models: str = "models"
 
 
+class SsoSettings(Section):
+    """Signing in to the chat at an issuer: the OpenID Connect client that it knows this gateway as."""
+
+    client_id: str = Field(min_length=1)
+    client_secret_file: Path | None = Field(None, description="none: a public client, which has PKCE alone")
+    title: str | None = Field(None, description="what the login page calls it; default: the issuer's name")
+    scopes: tuple[str, ...] = Field(("openid", "profile", "email"), description="what is asked for")
+
+    @field_validator("scopes")
+    @classmethod
+    def _is_openid(cls, scopes: tuple[str, ...]) -> tuple[str, ...]:
+        if "openid" not in scopes:
+            raise ValueError("must have openid")
+        return scopes
+
+
 class IssuerSettings(Section):
     """A foreign issuer of tokens: whose they are, by which keys they are signed, what they may say."""
 
@@ -107,7 +123,9 @@ class IssuerSettings(Section):
     )
     claims: ClaimNames = ClaimNames()
     subject_prefix: str | None = Field(
-        None, description="set before each subject, so that issuers cannot speak for each other; default: `NAME:`"
+        None,
+        pattern=r"^([a-z0-9][a-z0-9-]{0,31}:)?$",
+        description="set before each subject, so that issuers cannot speak for each other; default: `NAME:`",
     )
     scope_names: dict[str, str] = Field({}, description="the issuer's name → scope; none: names are scopes")
     grants: tuple[str, ...] = Field(("api", "chat"), description="scopes this issuer may give; others are ignored")
@@ -115,6 +133,7 @@ class IssuerSettings(Section):
     default_scopes: tuple[str, ...] = Field(("api",), description="scopes of a token that has no such claim")
     default_plan: str | None = Field(None, description="plan of a token that names none; default: auth.default_plan")
     default_team: str | None = Field(None, description="team of a token that names none")
+    sso: SsoSettings | None = Field(None, description="people sign in to the chat there")
 
     @field_validator("issuer", "jwks_url")
     @classmethod
@@ -135,6 +154,8 @@ class IssuerSettings(Section):
             raise ValueError("name one of discovery, jwks_url, jwks_file, pem_files, secret_files")
         if self.discovery and not self.issuer.startswith(("https://", "http://")):
             raise ValueError("with discovery, issuer must be a URL")
+        if self.sso is not None and not self.discovery:
+            raise ValueError("sso needs discovery: where people sign in is found so")
         return self
 
 
@@ -155,6 +176,9 @@ class AuthSettings(Section):
     issuer: str | None = Field(None, description="required `iss` of a token; none: not checked")
     audience: str | None = Field(None, description="required `aud` of a token; none: not checked")
     issuers: tuple[IssuerSettings, ...] = Field((), description="others whose tokens are accepted, too")
+    public_url: str | None = Field(
+        None, pattern=r"^https?://[^/?#@]+$", description="where browsers reach the chat; sso needs it"
+    )
     jwks_max_age_seconds: Seconds = Field(
         300, description="key sets are fetched again after so long; a Cache-Control of the issuer's may say sooner"
     )
@@ -181,6 +205,8 @@ class AuthSettings(Section):
                 raise ValueError(f"issuers: each needs its own {key}")
         if self.issuer in {issuer.issuer for issuer in self.issuers}:
             raise ValueError("issuers: one of them has the name of this house, auth.issuer")
+        if self.public_url is None and any(issuer.sso for issuer in self.issuers):
+            raise ValueError("public_url: sso needs it, such as https://chat.example.com")
         return self
 
 

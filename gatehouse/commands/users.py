@@ -10,7 +10,7 @@ import click
 
 from gatehouse.commands.directory import Context, opened, opened_users, run
 from gateway.auth.passwords import generate_password
-from gateway.auth.users import normal_name
+from gateway.auth.users import account_name, normal_name
 from gateway.store import User
 
 
@@ -107,7 +107,7 @@ def user_disable(obj: Context, name: str) -> None:
             return await users.disable(name)
 
     _require_user(run(disable()), name)
-    click.echo(f"disabled {normal_name(name)}", err=True)
+    click.echo(f"disabled {account_name(name)}", err=True)
 
 
 @user.command("enable")
@@ -122,7 +122,7 @@ def user_enable(obj: Context, name: str) -> None:
             return await users.enable(name)
 
     _require_user(run(enable()), name)
-    click.echo(f"enabled {normal_name(name)}", err=True)
+    click.echo(f"enabled {account_name(name)}", err=True)
 
 
 def _ask_password(*, from_stdin: bool) -> tuple[str, bool]:
@@ -151,4 +151,4 @@ def _say_password(message: str, password: str, *, generated: bool) -> None:
 
 def _require_user(found: bool, name: str) -> None:
     if not found:
-        raise click.ClickException(f"there is no user {normal_name(name)}")
+        raise click.ClickException(f"there is no user {account_name(name)}")

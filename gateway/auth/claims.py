@@ -6,7 +6,7 @@ Claims: RFC 7519 (`sub exp iat nbf iss aud jti`), RFC 8693 (`scope`), and the ho
 import json
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Never, Self
 
 from gateway.config import AuthSettings, ClaimNames, IssuerSettings
@@ -79,6 +79,12 @@ class ClaimRules:
             plan_names=issuer.plan_names or None,
             max_items=MAX_GROUPS,
         )
+
+    @classmethod
+    def of_sign_in(cls, issuer: IssuerSettings, auth: AuthSettings, client_id: str) -> Self:
+        """The rules for ID tokens: the same names and groups; a user of the chat has the users' plan."""
+        rules = cls.of_issuer(issuer, auth)
+        return replace(rules, audience=frozenset({client_id}), default_plan=issuer.default_plan or auth.user_plan)
 
     def scopes(self, named: Collection[str] | None) -> frozenset[str]:
         """The scopes that a token's words grant."""

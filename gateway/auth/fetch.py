@@ -45,9 +45,9 @@ class Fetcher:
             raise FetchError(f"{url}: status {document.status}")
         return document
 
-    async def post(self, url: str, form: Mapping[str, str], auth: aiohttp.BasicAuth | None = None) -> Document:
+    async def post(self, url: str, form: Mapping[str, str], headers: Mapping[str, str]) -> Document:
         """POST a form; the status is the caller's to judge."""
-        return await self._request("POST", url, data=form, auth=auth)
+        return await self._request("POST", url, data=form, headers=headers)
 
     async def close(self) -> None:
         """Close the connections."""

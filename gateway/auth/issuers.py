@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from gateway.auth.fetch import Fetcher, JwksDocument, JwksFile
 from gateway.auth.jwks import read_pem
 from gateway.auth.keys import Key, KeyFileError, KeyFinder, KeySet, read_secret_file
 from gateway.auth.published import PublishedKeys
+from gateway.auth.sso import SsoProvider
 from gateway.config import AuthSettings, IssuerSettings
 
 FIRST_FETCH_SECONDS = 5.0  # a start waits so long for keys; who is slower than that is not waited for
@@ -35,6 +36,22 @@ class ForeignIssuers:
             for settings in auth.issuers
         }
         """By their `iss`."""
+
+    def sso_providers(self, auth: AuthSettings, plans: Collection[str], key: Key) -> list[SsoProvider]:
+        """Those of them that people sign in to the chat at. `key` is the house's, which all its workers know."""
+        return [
+            SsoProvider(
+                settings,
+                settings.sso,
+                auth,
+                plans,
+                keys=self.by_claim[settings.issuer].keys,
+                fetcher=self.fetcher,
+                secret=key.secret,
+            )
+            for settings in auth.issuers
+            if settings.sso is not None
+        ]
 
     @property
     def published(self) -> list[PublishedKeys]:

@@ -48,6 +48,13 @@ class Key:
         kid = kid if kid is not None else encode_segment(hmac.digest(secret, b"gatehouse kid", "sha256")[:9])
         return cls(kid, algorithm, PyJWK({"kty": "oct", "k": encode_segment(secret)}, algorithm))
 
+    @property
+    def secret(self) -> bytes:
+        """The secret of a symmetric key, to derive others from."""
+        if not isinstance(self.jwk.key, bytes):
+            raise TypeError("not a symmetric key")
+        return self.jwk.key
+
     def is_same(self, other: "Key") -> bool:
         """Whether both verify the same signatures."""
         return self.algorithm == other.algorithm and bool(self.jwk.key == other.jwk.key)

@@ -16,6 +16,7 @@ from gateway.auth.passwords import Passwords
 from gateway.auth.revocations import RevocationList
 from gateway.auth.routes import AuthRoutes
 from gateway.auth.sessions import Sessions
+from gateway.auth.sso_routes import SsoRoutes
 from gateway.auth.throttle import Throttle
 from gateway.auth.tokens import TokenVerifier
 from gateway.auth.users import Users
@@ -59,6 +60,8 @@ def setup_auth(app: web.Application, config: Config) -> Authenticator:
     app.cleanup_ctx.append(lifetime)
     AuthRoutes(config, authenticator, users).add_to(app)
     AccountRoutes(config, authenticator, users, store, keys.signing).add_to(app)
+    providers = issuers.sso_providers(config.auth, config.plans, keys.signing)
+    SsoRoutes(config.auth, providers, authenticator, users).add_to(app)
     return authenticator
 
 

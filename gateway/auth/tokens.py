@@ -1,11 +1,9 @@
 """JWTs: verify what callers present, issue our own. Verifying never waits: no SQL, no network.
 
-PyJWT brings the algorithms; the form (RFC 7515, section 3.1) and the claims are checked here and in `claims.py`,
-stricter than PyJWT does, and each part is parsed once, so that no two parsers can disagree.
+PyJWT brings the algorithms; `signed.py` checks the form and the signature, `claims.py` what a token says.
 """
 
 import math
-import re
 import secrets
 import time
 from collections import OrderedDict
@@ -16,28 +14,23 @@ from typing import Any
 
 import msgspec
 
-from gateway.auth.claims import EXPIRED, ClaimRules, Identity, Refusal, read_claims, strict_json
+from gateway.auth.claims import EXPIRED, ClaimRules, Identity, Refusal, read_claims
 from gateway.auth.issuers import Issuer
-from gateway.auth.keys import Key, KeyFinder, KeySet, decode_segment, fingerprint
+from gateway.auth.keys import Key, KeySet, fingerprint
 from gateway.auth.revocations import RevocationList
+from gateway.auth.signed import MALFORMED, MAX_TOKEN_BYTES, Opened, open_token
 from gateway.config import AuthSettings
 from gateway.context import Principal
 from gateway.errors import Unauthorized
 from gateway.store.rows import IssuedToken
 
-MAX_TOKEN_BYTES = 8192
 CACHE_SIZE = 4096
-_COMPACT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
-# Headers that bring a key along, or change what the rest means (CVE-2026-32597, CVE-2026-48523): never followed
-_REFUSED_HEADERS = ("crit", "jku", "jwk", "x5u", "x5c", "b64", "zip", "enc", "cty")
 
 
 @dataclass(slots=True)
-class Explanation:
+class Explanation(Opened):
     """All that can be said of a token: what it contains, and every reason why it would be refused."""
 
-    header: dict[str, Any] = field(default_factory=dict)
-    claims: dict[str, Any] = field(default_factory=dict)
     identity: Identity | None = None
     refusals: list[Refusal] = field(default_factory=list)
 
@@ -75,7 +68,7 @@ class TokenVerifier:
     def identify(self, token: str) -> Identity:
         """The same, with what `refusal` needs to judge it again later."""
         if len(token) > MAX_TOKEN_BYTES or not token.isascii():
-            raise _unauthorized(_MALFORMED)
+            raise _unauthorized(MALFORMED)
         digest = fingerprint(token)
         identity = self._verified.get(digest)
         if identity is None:
@@ -107,40 +100,19 @@ class TokenVerifier:
         refusal = next(self._refusals(token, found), None)  # the first decides; nothing behind it is looked at
         identity = found.identity
         if refusal is not None or identity is None:
-            raise _unauthorized(refusal or _MALFORMED)
+            raise _unauthorized(refusal or MALFORMED)
         self._verified[digest] = identity
         if len(self._verified) > self._cache_size:
             self._verified.popitem(last=False)
         return identity
 
     def _refusals(self, token: str, found: Explanation) -> Iterator[Refusal]:
-        """Examine step by step, filling `found`.
-
-        Of the payload only `iss` is looked at before the signature is: it says whose keys must have made it, and no
-        other's are tried.
-        """
-        if len(token) > MAX_TOKEN_BYTES or not _COMPACT.fullmatch(token):
-            yield _MALFORMED
+        """Examine step by step, filling `found`."""
+        yield from open_token(token, lambda claims: self._issuer_of(claims).keys, found)
+        if not found.readable:
             return
-        signing_input, _, signature = token.rpartition(".")
-        header, _, payload = signing_input.partition(".")
-        try:
-            found.header = strict_json(decode_segment(header))
-            proof = decode_segment(signature)
-        except ValueError:
-            yield _MALFORMED
-            return
-        for name in _REFUSED_HEADERS:
-            if name in found.header:
-                yield Refusal("token_malformed", f"The token's header has `{name}`, which is not accepted here.")
-        claims = _readable(payload)
-        issuer = self._house if claims is None else self._issuer_of(claims)
-        yield from _signature_refusals(issuer.keys, found.header, signing_input.encode(), proof)
-        if claims is None:
-            yield Refusal("token_malformed", "The token's payload is not one plain JSON object.")
-            return
-        found.claims = claims
-        found.identity, refusals = read_claims(claims, issuer.rules, self._plans, self._clock())
+        rules = self._issuer_of(found.claims).rules
+        found.identity, refusals = read_claims(found.claims, rules, self._plans, self._clock())
         yield from refusals
         if found.identity is not None and self._revocations.refuse_token(found.identity):
             yield _REVOKED
@@ -150,27 +122,6 @@ class TokenVerifier:
         return self._issuers.get(name, self._house) if isinstance(name, str) else self._house
 
 
-def _readable(payload: str) -> dict[str, Any] | None:
-    try:
-        return strict_json(decode_segment(payload))
-    except ValueError:
-        return None
-
-
-def _signature_refusals(
-    keys: KeyFinder, header: dict[str, Any], signing_input: bytes, signature: bytes
-) -> Iterator[Refusal]:
-    kid = header.get("kid")
-    key = keys.find(kid) if kid is None or isinstance(kid, str) else None
-    if key is None:
-        yield Refusal("unknown_key", "The token is signed by a key that is not known here (`kid`).")
-    elif header.get("alg") != key.algorithm:
-        yield Refusal("wrong_algorithm", "The token's `alg` is not that of its key.")
-    elif not key.verify(signing_input, signature):
-        yield Refusal("bad_signature", "The token's signature does not match.")
-
-
-_MALFORMED = Refusal("token_malformed", "This is not a signed JWT in compact form.")
 _REVOKED = Refusal("token_revoked", "The token was revoked.")
 
 

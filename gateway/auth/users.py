@@ -6,18 +6,35 @@ import re
 import time
 import unicodedata
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 from gateway.auth.passwords import Passwords
 from gateway.auth.throttle import Throttle
 from gateway.config import AuthSettings
-from gateway.errors import TooManyRequests, Unauthorized, Unavailable
+from gateway.errors import Forbidden, TooManyRequests, Unauthorized, Unavailable
 from gateway.store import Revocation, RevocationKind, Store, StoreError, User
 
 _NAME = re.compile(r"\w[\w.@+-]{0,63}")  # \w: letters and digits of any script
 
 
+@dataclass(frozen=True, slots=True)
+class Person:
+    """Who signed in at an identity provider, as it says."""
+
+    name: str  # of the account
+    display_name: str
+    team: str | None
+    plan: str
+    directed: bool  # whether it is the provider that says the plan; if not, `plan` is a new user's
+
+
 class InvalidName(ValueError):
     """A user name that cannot be; the text says what is expected."""
+
+
+def account_name(name: str) -> str:
+    """The name of an account that exists: a user's own, or `ISSUER:SUBJECT` as its issuer spells it."""
+    return name.strip() if ":" in name else normal_name(name)
 
 
 def normal_name(name: str) -> str:
@@ -110,11 +127,33 @@ class Users:
     async def disable(self, name: str) -> bool:
         """Shut a user out at once: no sign-in, no session, no token issued until now. False when there is none."""
         now = self._clock()
-        return await self._store.users.disable(normal_name(name), now=now, until=revoked_until(self._auth, now))
+        return await self._store.users.disable(account_name(name), now=now, until=revoked_until(self._auth, now))
 
     async def enable(self, name: str) -> bool:
         """Let a user sign in again; what was revoked stays revoked. False when there is none."""
-        return await self._store.users.change(normal_name(name), disabled_at=None)
+        return await self._store.users.change(account_name(name), disabled_at=None)
+
+    async def welcome(self, person: Person) -> User:
+        """The user whom an identity provider has proven, made at the first sign-in; Forbidden when disabled.
+
+        Later sign-ins bring up to date what the provider says.
+        """
+        name, now = person.name, self._clock()
+        with store_needed():
+            await self._store.users.add(User(name, person.display_name, person.team, person.plan, created_at=now))
+            user = await self._store.users.find(name)
+            if user is None or user.disabled_at is not None:
+                raise Forbidden("Your account is disabled.", code="account_disabled")
+            current = replace(
+                user,
+                display_name=person.display_name,
+                team=user.team if person.team is None else person.team,
+                plan=person.plan if person.directed else user.plan,
+            )
+            if current != user:
+                changes = {key: getattr(current, key) for key in ("display_name", "team", "plan")}
+                await self._store.users.change(name, **changes)
+        return current
 
     async def revoke(self, kind: RevocationKind, target: str) -> Revocation:
         """Refuse a token or all that a subject has been given until now, on every worker within a second."""

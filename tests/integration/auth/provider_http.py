@@ -23,6 +23,9 @@ class Provider:
     silent: bool = False
     discovery: dict[str, Any] = field(default_factory=dict)
     asked: int = 0
+    token: Any = None  # what the token endpoint answers, or a function of the form that was sent
+    userinfo: Any = None
+    forms: list[dict[str, Any]] = field(default_factory=list)
 
     async def jwks(self, _request: web.Request) -> web.Response:
         self.asked += 1
@@ -37,6 +40,13 @@ class Provider:
     async def metadata(self, _request: web.Request) -> web.Response:
         return web.json_response({"issuer": self.url, "jwks_uri": f"{self.url}/jwks", **self.discovery})
 
+    async def redeem(self, request: web.Request) -> web.Response:
+        self.forms.append({**await request.post(), "authorization": request.headers.get("Authorization")})
+        return web.json_response(self.token, status=200 if isinstance(self.token, dict) else 400)
+
+    async def about(self, _request: web.Request) -> web.Response:
+        return web.json_response(self.userinfo)
+
 
 @asynccontextmanager
 async def provider(*keys: dict[str, Any]) -> AsyncIterator[Provider]:
@@ -45,6 +55,8 @@ async def provider(*keys: dict[str, Any]) -> AsyncIterator[Provider]:
     app = web.Application()
     app.router.add_get("/jwks", running.jwks)
     app.router.add_get("/elsewhere", running.jwks)
+    app.router.add_post("/token", running.redeem)
+    app.router.add_get("/userinfo", running.about)
     app.router.add_get("/.well-known/openid-configuration", running.metadata)
     runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
     await runner.setup()

@@ -134,6 +134,12 @@ def test_explain_survives_anything(house: House) -> None:
         assert [reason.code for reason in house.verifier.explain(text).refusals] == ["token_malformed"]
 
 
+def test_an_empty_payload_is_explained(house: House) -> None:
+    """A signed token that says nothing lacks its claims."""
+    found = house.verifier.explain(house.key.sign(b"{}"))
+    assert {reason.code for reason in found.refusals} == {"token_malformed"}
+
+
 def test_explain_goes_on_behind_the_header(house: House) -> None:
     """A token with several faults is explained as far as it can be read."""
     token = house.raw(b'{"alg": "none", "crit": ["x"]}', b"[]")
