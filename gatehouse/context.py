@@ -47,6 +47,8 @@ class Context:
 
     def engine_api_key(self) -> str:
         """The key between gateway and engine; made once, mode 0600, the same for both halves."""
+        if (given := self.settings.engine.api_key_file) is not None:
+            return _read_key(given)
         file = self.state_dir / "engine.key"
         if not file.exists():
             # written aside and linked into place: whoever starts beside us sees the whole key or none
@@ -74,6 +76,16 @@ class Context:
             engine=target,
             **{name: getattr(settings, name) for name in Sections.model_fields if name != "engine"},
         )
+
+
+def _read_key(file: Path) -> str:
+    try:
+        if key := file.read_text("ascii").strip():
+            return key
+        raise ConfigError([f"engine.api_key_file: {file} is empty"])
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "is not ASCII"
+        raise ConfigError([f"engine.api_key_file: {file}: {why}"]) from None
 
 
 def _default_state_dir(*, demo: bool) -> Path:

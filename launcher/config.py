@@ -5,6 +5,7 @@ Flags and variables are those of `vllm serve` (0.25 to 0.33), as its own `--help
 
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
@@ -69,6 +70,9 @@ class EngineSettings(BaseModel):
     host: str = Field("127.0.0.1", min_length=1, description="Address the engine listens on; keep it on loopback.")
     port: int = Field(8000, ge=0, le=65535, description="Port the engine listens on; 0 picks a free one at start.")
     url: str | None = Field(None, description="Base URL of an external engine, such as http://10.0.0.7:8000.")
+    api_key_file: Path | None = Field(
+        None, description="File that holds the key an external engine asks for; the others get one made here."
+    )
     tensor_parallel_size: int = Field(2, ge=1, description="GPUs the model is split over.")
     max_model_len: int = Field(8192, ge=1, description="Context length: prompt and answer together, in tokens.")
     gpu_memory_utilization: float = Field(0.9, gt=0, le=1, description="Share of each GPU's memory vLLM may take.")
@@ -128,8 +132,9 @@ class EngineSettings(BaseModel):
     @model_validator(mode="after")
     def _url_fits_kind(self) -> Self:
         if self.kind != "external":
-            if self.url is not None:
-                raise ValueError("url is for kind: external only")
+            for key in ("url", "api_key_file"):
+                if getattr(self, key) is not None:
+                    raise ValueError(f"{key} is for kind: external only")
             return self
         parts = urlsplit(self.url or "")
         if parts.scheme not in {"http", "https"} or not parts.hostname:
