@@ -38,6 +38,7 @@ RECORD_NAME = "engine.json"
 _STARTUP_POLL_SECONDS = 0.25
 _STARTUP_STOP_SECONDS = 3.0  # nothing is lost by a start-up that is broken off
 _LAST_WORDS_SECONDS = 5.0  # how long a server whose worker died in its start may take to say why
+_REST_SECONDS = 0.3  # for what it has printed to be read; its children may hold the pipe open for longer
 _MEMORY_LOOK_SECONDS = 10.0
 _MEMORY_SLACK_MIB = 512  # what others may take on a GPU while an engine lives
 _SETTLE_SECONDS = 0.3  # requests that the gateway sent before it heard of the drain arrive within this
@@ -71,6 +72,7 @@ class EngineRun:
         self._report = report
         self._on_progress = on_progress
         self._answered = False
+        self._dying = False  # something of it is dead, and why is being found out
         self._hurried = False
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -173,15 +175,20 @@ class EngineRun:
                 )
                 return
             await asyncio.sleep(_STARTUP_POLL_SECONDS)
+        if self._dying:
+            return
         if self.process is not None and not self.process.listens():
             self._lost(Cause.STARTUP, f"{self.url} is answered by another program: the engine's port was taken")
             return
         try:
             await probe.one_token(self._settings.canary_timeout)
         except NotAnsweringError as error:
-            self._lost(Cause.STARTUP, f"healthy, but {error}")
+            if not self._dying:
+                self._lost(Cause.STARTUP, f"healthy, but {error}")
             return
         self.version = await probe.version() or self.version
+        if self._dying:
+            return
         self._answered = True
         if self.process is not None:
             self.process.observe(memory=True)
@@ -219,8 +226,9 @@ class EngineRun:
         if self._answered:
             self._lost(cause, str(death))
             return
+        self._dying = True
         code = await process.exit_code(_LAST_WORDS_SECONDS)
-        await process.output.ended(_LAST_WORDS_SECONDS / 5)
+        await process.output.ended(_REST_SECONDS)
         failure = explain(str(death), code, process.output.tail)
         self._lost(Cause.STARTUP, failure.reason, fatal=failure.fatal)
 

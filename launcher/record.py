@@ -1,6 +1,7 @@
 """STATE_DIR/engine.json: what the next launcher must know to clear away the engine of one that was killed."""
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -36,6 +37,8 @@ class Record:
             new.replace(path)
         except OSError as error:
             log.warning("%s cannot be written: %s", path, error)
+            with contextlib.suppress(OSError):
+                new.unlink()
 
 
 def load(path: Path) -> Record | None:

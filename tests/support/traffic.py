@@ -114,8 +114,8 @@ class Traffic:
 
 
 @contextlib.asynccontextmanager
-async def traffic(stack: Stack) -> AsyncIterator[Traffic]:
-    """Send to a stack, over a connection of its own for each request that is cut."""
-    timeout = aiohttp.ClientTimeout(total=100)
-    async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0)) as http:
+async def traffic(stack: Stack, timeout: float = 100) -> AsyncIterator[Traffic]:
+    """Send to a stack, over a connection of its own for each request that is cut; no answer takes over `timeout` seconds."""
+    limit = aiohttp.ClientTimeout(total=timeout)
+    async with aiohttp.ClientSession(timeout=limit, connector=aiohttp.TCPConnector(limit=0)) as http:
         yield Traffic(stack, http)

@@ -1,82 +1,15 @@
 """`gatehouse engine` as a process of its own, as systemd runs it."""
 
 import asyncio
-import contextlib
-import json
 import os
 import pty
 import re
-import signal
 import socket
-import subprocess
-import sys
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from launcher.family import birth
-
-from .conftest import DEADLINE, QUICK, session_members, until
-
-
-@dataclass
-class Command:
-    """A running `gatehouse engine`."""
-
-    process: asyncio.subprocess.Process
-    config: Path
-    state_dir: Path
-
-    async def call(self, *words: str) -> tuple[int, str, str]:
-        """Run `gatehouse engine WORDS`: exit code, stdout, stderr."""
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "gatehouse", "engine", *words, *self.options),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        out, err = await process.communicate()
-        return process.returncode or 0, out.decode(), err.decode()
-
-    @property
-    def options(self) -> list[str]:
-        """The options that all calls share."""
-        return ["--config", str(self.config), "--state-dir", str(self.state_dir)]
-
-    async def ready(self) -> dict[str, Any]:
-        """Wait until `engine status` says so; the status."""
-        async with asyncio.timeout(DEADLINE):
-            while True:
-                code, out, _ = await self.call("status", "--json")
-                if code == 0:
-                    return json.loads(out)
-                assert self.process.returncode is None, "the launcher ended"
-                await asyncio.sleep(0.05)
-
-
-@contextlib.asynccontextmanager
-async def command(
-    tmp_path: Path, env: dict[str, str] | None = None, stderr: int | None = None, **settings: Any
-) -> AsyncIterator[Command]:
-    """Start `gatehouse engine` with these settings; its engine is gone at the end or the test fails."""
-    config = tmp_path / "gatehouse.yaml"
-    config.write_text(yaml.safe_dump({"engine": {**QUICK, **settings}}))
-    state_dir = tmp_path / "state"
-    running = Command(None, config, state_dir)  # type: ignore[arg-type]
-    with (tmp_path / "stderr").open("wb") as log:
-        running.process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "gatehouse", "engine", *running.options),
-            stderr=log if stderr is None else stderr,
-            env={**os.environ, **(env or {})},
-        )
-    try:
-        yield running
-    finally:
-        if running.process.returncode is None:
-            running.process.terminate()
-        await asyncio.wait_for(running.process.wait(), DEADLINE)
+from tests.support.commands import command
+from tests.support.launchers import DEADLINE, until
 
 
 async def test_operate(tmp_path: Path):
@@ -157,20 +90,6 @@ async def test_a_second_launcher_is_refused(tmp_path: Path):
         await engine.ready()
 
 
-async def test_a_killed_launcher_is_succeeded(tmp_path: Path):
-    """SIGKILL of the launcher leaves its engine on its own; the next start clears it, then serves."""
-    async with command(tmp_path, simulator={"tree": True}) as engine:
-        orphan = (await engine.ready())["pid"]
-        engine.process.kill()
-        await engine.process.wait()
-        assert len(session_members(orphan)) == 5
-    async with command(tmp_path, simulator={"tree": True}) as engine:
-        assert (await engine.ready())["pid"] != orphan
-        left = [pid for pid in session_members(orphan) if _state(pid) != "Z"]
-        assert left == []
-    assert not (tmp_path / "state" / "engine.json").exists()
-
-
 async def listen(systemd: socket.socket, told: list[str]) -> None:
     """Read what is sent, as systemd does: the kernel queues ten messages, then senders wait."""
     while True:
@@ -194,19 +113,3 @@ async def test_systemd_is_told(tmp_path: Path):
     assert "STOPPING=1" in lines
     assert "WATCHDOG=1" in lines
     assert any(line.startswith("STATUS=engine starting") for line in lines)
-
-
-async def test_ctrl_c_twice(tmp_path: Path):
-    """An engine that is deaf to TERM and has ten minutes' patience is gone at once with the second Ctrl-C."""
-    settings = {"simulator": {"ignore_sigterm": True}, "stop_timeout": 600}
-    async with command(tmp_path, **settings) as engine:
-        pid = (await engine.ready())["pid"]
-        engine.process.send_signal(signal.SIGINT)
-        await until(lambda: "draining" in (tmp_path / "stderr").read_text())
-        engine.process.send_signal(signal.SIGINT)
-        assert await asyncio.wait_for(engine.process.wait(), DEADLINE) == 0
-        assert birth(pid) is None
-
-
-def _state(pid: int) -> str:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]

@@ -2,10 +2,6 @@
 
 import asyncio
 import os
-import signal
-import socket
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -13,57 +9,7 @@ import pytest
 from launcher.config import EngineSettings
 from launcher.service import Launcher
 from launcher.status import LauncherRunningError
-from launcher.supervisor import Engine
-from tests.support.gpus import H200_MIB, SimulatedDriver, box
-
-from .conftest import DEADLINE, Running, running, session_members, until
-
-
-async def kill(run: Running) -> None:
-    os.kill(run.status.pid or 0, signal.SIGKILL)
-
-
-async def engine_death(run: Running) -> None:
-    await run.knobs(fault="engine_death", fault_times=1, fault_after=1)
-    await run.stream(5)
-
-
-async def unasked_exit_0(run: Running) -> None:
-    await run.knobs(fault="die_mid_stream", exit_code=0, fault_times=1)
-    await run.stream(5)
-
-
-async def health_503(run: Running) -> None:
-    await run.knobs(health_503=True)
-
-
-async def hang(run: Running) -> None:
-    await run.knobs(fault="hang", fault_after=2)
-    asyncio.get_running_loop().create_task(run.stream(50))
-
-
-async def stopped_by_signal(run: Running) -> None:
-    os.kill(run.status.pid or 0, signal.SIGSTOP)
-
-
-async def core_killed(run: Running) -> None:
-    os.kill(pid_of(run, "VLLM::EngineCor"), signal.SIGKILL)
-
-
-async def worker_killed(run: Running) -> None:
-    os.kill(pid_of(run, "VLLM::Worker_TP"), signal.SIGKILL)
-
-
-async def worker_stopped(run: Running) -> None:
-    asyncio.get_running_loop().create_task(run.stream(5000))
-    await until_in_flight(run)
-    os.kill(pid_of(run, "VLLM::Worker_TP"), signal.SIGSTOP)
-
-
-def pid_of(run: Running, title: str) -> int:
-    """The engine's process with this title."""
-    members = session_members(run.status.pid or 0)
-    return next(pid for pid in members if Path(f"/proc/{pid}/comm").read_text().startswith(title))
+from tests.support.launchers import DEADLINE, Running, running, session_members, until
 
 
 async def test_up_and_down(tmp_path: Path):
@@ -78,41 +24,6 @@ async def test_up_and_down(tmp_path: Path):
         run.api_key = "wrong"
         assert await run.stream(5) == []
     assert run.states == ["starting", "warming", "ready", "draining", "stopped"]
-
-
-@pytest.mark.parametrize(
-    ("death", "reason", "within"),
-    [
-        (kill, "SIGKILL", 1.0),
-        (unasked_exit_0, "exited with code 0", 1.0),
-        (engine_death, "503", 5.0),
-        (health_503, "503", 5.0),
-        (hang, "no step for 1 s", 1.0 + 5.0),
-        (core_killed, "EngineCor (pid", 1.0),
-        (worker_killed, "Worker_TP (pid", 1.0),
-        (worker_stopped, "no step for 1 s", 1.0 + 5.0),
-        (stopped_by_signal, "gave no answer 3 times", 10.0),
-    ],
-    ids=lambda value: getattr(value, "__name__", None),
-)
-async def test_every_death_is_found_and_repaired(tmp_path: Path, death, reason: str, within: float):
-    """Whatever kills or hangs the engine: noticed in time, nothing of it left, a fresh one serves."""
-    settings = {"stall_seconds": 1, "stall_grace_seconds": 0.1, "health_timeout": 0.5}
-    settings["simulator"] = {"tree": True, "worker_death_delay": 600}
-    async with running(tmp_path, **settings) as run:
-        first = await run.ready()
-        began = time.monotonic()
-        await death(run)
-        await until(lambda: run.status.restarts == 1 or run.status.state in {"restarting", "stalled"})
-        noticed = time.monotonic() - began
-        await until(lambda: run.status.restarts == 1 and run.status.state == "ready", str(run.seen[-3:]))
-        assert noticed < within * 5, "the generous multiple of the promise that a busy machine may take"
-        assert any(reason in status.reason for status in run.seen)
-        assert run.status.pid != first.pid
-        assert session_members(first.pid or 0) == []
-        assert len(await run.stream(5)) >= 5
-        async with run.control() as control, control.get("/metrics") as answer:
-            assert 'gatehouse_engine_state{state="ready"} 1.0' in await answer.text()
 
 
 async def test_a_stall_that_ends_is_no_restart(tmp_path: Path):
@@ -170,18 +81,6 @@ async def test_a_missing_program_says_how_to_install_it(tmp_path: Path):
         assert "--demo" in status.reason
 
 
-async def test_a_stolen_port_is_named_and_waited_for(tmp_path: Path):
-    """Somebody else listens on the engine's port: said who, tried again until it is free."""
-    with socket.create_server(("127.0.0.1", 0)) as thief:
-        port = thief.getsockname()[1]
-        async with running(tmp_path, port=port, crash_loop_failures=10_000) as run:
-            status = await run.state("restarting")
-            assert f"port {port} on 127.0.0.1 is in use" in status.reason
-            assert f"(pid {os.getpid()})" in status.reason
-            thief.close()
-            await run.ready()
-
-
 async def test_a_restart_loses_no_request(tmp_path: Path):
     """A planned restart says draining at once, lets what runs finish, and starts a fresh engine."""
     async with running(tmp_path, simulator={"tps": 100}, shutdown_timeout=30) as run:
@@ -216,19 +115,6 @@ async def test_an_engine_deaf_to_sigterm_is_killed(tmp_path: Path):
     """TERM, TERM, KILL: it ends."""
     async with running(tmp_path, simulator={"ignore_sigterm": True}, stop_timeout=0.2) as run:
         await run.ready()
-
-
-async def test_ctrl_c_twice_does_not_wait(tmp_path: Path):
-    """The second one cuts the drain short."""
-    settings = {"shutdown_timeout": 600, "stop_timeout": 600, "simulator": {"tps": 1, "ignore_sigterm": True}}
-    async with running(tmp_path, **settings, warmup_batches=[]) as run:
-        await run.ready()
-        stream = asyncio.create_task(run.stream(1000))
-        await until_in_flight(run)
-        run.stop.set()
-        await run.state("draining")
-        run.launcher.hurry()
-        await stream
 
 
 async def test_a_start_that_never_ends_is_given_up(tmp_path: Path):
@@ -274,67 +160,6 @@ async def test_the_canary_sings_in_quiet_times(tmp_path: Path):
         assert any("within 0 s" in status.reason or "answered" in status.reason for status in run.seen)
 
 
-async def test_gpu_memory_held_by_others_is_waited_for(tmp_path: Path, monkeypatch):
-    """Somebody else fills a GPU: said which and how much is missing, and tried again."""
-    script(tmp_path / "vllm", "exit 2")
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    driver = SimulatedDriver(box(12771))
-    settings = {"tensor_parallel_size": 1, "crash_loop_failures": 100}
-    async with running(tmp_path / "state", driver, kind="vllm", **settings) as run:
-        status = await run.state("restarting")
-        assert "GPU 0 (NVIDIA H200) has 12771 of 143771 MiB free" in status.reason
-        driver.there = box(H200_MIB)
-        status = await run.state("failed")
-        assert "exited with code 2" in status.reason
-
-
-def as_vllm(tmp_path: Path) -> dict:
-    """Settings under which the simulated engine counts as a real one, which takes GPU memory."""
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "config.json").write_text("{}")
-    command = [sys.executable, "-m", "launcher.simulator"]
-    return {"kind": "vllm", "command": command, "model": str(tmp_path / "model"), "tensor_parallel_size": 1}
-
-
-async def test_the_next_engine_waits_for_the_gpu(tmp_path: Path):
-    """The dead engine's memory is not back at once: nothing starts before it is."""
-    driver = SimulatedDriver(box(H200_MIB))
-    async with running(tmp_path / "state", driver, **as_vllm(tmp_path)) as run:
-        first = await run.ready()
-        driver.there = box(12771)  # held, and as in a container nobody can be seen to hold it
-        os.kill(first.pid or 0, signal.SIGKILL)
-        await run.state("restarting")
-        await until(lambda: not session_members(first.pid or 0), "its processes are gone")
-        assert run.launcher._state.engine is Engine.STOPPING
-        driver.there = box(H200_MIB)
-        await until(lambda: run.status.restarts == 1 and run.status.state == "ready")
-
-
-async def test_an_engine_that_keeps_its_gpu_is_said(tmp_path: Path):
-    """A process that is dead and still holds memory, as a broken driver makes them: failed, with its pid."""
-    driver = SimulatedDriver(box(H200_MIB))
-    async with running(tmp_path / "state", driver, kill_timeout=0.5, **as_vllm(tmp_path)) as run:
-        first = await run.ready()
-        driver.there = box(12771, users={0: ((first.pid or 0, 131_000),)})
-        os.kill(first.pid or 0, signal.SIGKILL)
-        status = await run.state("failed")
-        assert f"processes [{first.pid}] cannot be killed or still hold GPU memory" in status.reason
-        driver.there = box(H200_MIB)
-        run.launcher.restart()
-        await run.ready()
-
-
-async def test_memory_that_strangers_took_is_no_obstacle(tmp_path: Path, caplog):
-    """Somebody else has moved in meanwhile: logged, and the start is tried."""
-    driver = SimulatedDriver(box(H200_MIB))
-    async with running(tmp_path / "state", driver, kill_timeout=0.5, **as_vllm(tmp_path)) as run:
-        first = await run.ready()
-        driver.there = box(H200_MIB - 10_000, users={0: ((os.getpid(), 10_000),)})
-        os.kill(first.pid or 0, signal.SIGKILL)
-        await until(lambda: run.status.restarts == 1 and run.status.state == "ready")
-        assert "GPU 0 has not got all of its memory back" in caplog.text
-
-
 async def test_a_program_that_cannot_run(tmp_path: Path, monkeypatch):
     """A file that is no program: said, not retried."""
     program = tmp_path / "vllm"
@@ -372,18 +197,6 @@ async def test_a_cancelled_program_leaves_nothing(tmp_path: Path):
         run.task.cancel()
 
 
-@pytest.mark.parametrize("how", ["die", "hang", "ignore"])
-@pytest.mark.parametrize("phase", ["importing", "loading", "compiling", "capturing"])
-async def test_stop_in_each_phase(tmp_path: Path, phase: str, how: str):
-    """Stopped while the engine starts, which then dies of TERM, hangs, or does not care: it is gone in any case."""
-    simulator = {"startup": 6, "start_signal": how, "tree": True}
-    async with running(tmp_path, simulator=simulator, stop_timeout=0.2) as run:
-        await until(lambda: run.status.phase == phase, phase)
-        run.stop.set()
-        await run.state("stopped")
-        assert "ready" not in run.states
-
-
 async def test_one_launcher_a_state_directory(tmp_path: Path):
     """A second one is refused, with the first one's pid; the first goes on."""
     async with running(tmp_path) as run:
@@ -409,18 +222,6 @@ async def test_an_external_engine_is_watched_not_owned(tmp_path: Path):
             await watcher.state("starting")
             await owner.state("stopped")
         assert owner.status.state == "stopped"
-
-
-async def test_twenty_deaths_leak_nothing(tmp_path: Path):
-    """Kill and restart again and again: no descriptor and no process more than before."""
-    async with running(tmp_path, crash_loop_failures=1000, warmup_batches=[]) as run:
-        await run.ready()
-        counts = []
-        for number in range(20):
-            os.kill(run.status.pid or 0, signal.SIGKILL)
-            await until(lambda n=number: run.status.restarts == n + 1 and run.status.state == "ready")
-            counts.append(len(os.listdir("/proc/self/fd")))
-        assert max(counts[10:]) <= max(counts[:10])
 
 
 async def until_in_flight(run: Running) -> None:

@@ -18,8 +18,7 @@ from launcher.host import free_port, port_is_free
 from launcher.output import LogFile
 from launcher.process import EngineProcess, Ladder
 from launcher.record import Record, clear_leftovers, load
-
-from .conftest import until
+from tests.support.launchers import until
 
 TREE = Path(__file__).parent / "tree.py"
 AT_ONCE = Ladder(0, 0, 30)

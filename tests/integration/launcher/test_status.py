@@ -12,8 +12,7 @@ import pytest
 from aiohttp import ClientResponse
 
 from launcher.status import Board, serve
-
-from .conftest import running, until
+from tests.support.launchers import running, until
 
 KEYS = {
     *("state", "phase", "percent", "elapsed_s", "eta_s", "attempt", "restarts", "reason", "tail", "pid", "url"),
