@@ -23,6 +23,7 @@ COMMANDS = {
     "token": ("gatehouse.commands.identity", "Issue, list, inspect and revoke API tokens."),
     "user": ("gatehouse.commands.identity", "Add, list and change the users of the chat."),
     "usage": ("gatehouse.commands.usage", "Show who used what."),
+    "logs": ("gatehouse.commands.logs", "Show the record: who asked what, and how it ended."),
     "config": ("gatehouse.commands.settings", "Show the effective settings, or their schema."),
 }
 
