@@ -32,7 +32,7 @@ class Admission:
         """`most` may wait in all; None: as many as like."""
         self._engine = engine
         self._most = most
-        self._ranks = sorted(set(priorities)) or [0]
+        self.rank(priorities)
         self._pending: dict[int, tuple[Exchange, int]] = {}  # by id: sent or about to be, not ended; priority
         self._asked_at = -math.inf
         self._waiting = 0  # as vLLM said
@@ -41,6 +41,10 @@ class Admission:
         self._speed = 0.0  # requests that end in a second
         self._asking: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
+
+    def rank(self, priorities: Iterable[int]) -> None:
+        """Take over the plans' priorities."""
+        self._ranks = sorted(set(priorities)) or [0]
 
     @property
     def waiting(self) -> int:

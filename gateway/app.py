@@ -41,7 +41,8 @@ class Gateway:
     """One worker: the public application, the admin application, and what both share."""
 
     def __init__(self, config: Config) -> None:
-        self._config = config
+        # the plans are its own, and everybody below shares them: `reload` changes what is in it
+        self._config = config = config.model_copy(update={"plans": dict(config.plans)})
         self.engine = Engine(config)
         self.metrics = Metrics(
             models=[config.engine.model],
@@ -50,8 +51,7 @@ class Gateway:
             version=version("vllm-gatehouse"),
         )
         self.limits = Limits(config, on_mode=self.metrics.set_limiter_mode)
-        priorities = [plan.priority for plan in config.plans.values()]
-        self.admission = Admission(self.engine, config.gateway.max_waiting, priorities)
+        self.admission = Admission(self.engine, config.gateway.max_waiting, _priorities(config))
         self.log = RequestLog(config.logging, config.state_dir, on_drop=self.metrics.dropped)
         self.settlement = Settlement(self.engine, self._record)
         self.observer = Observer(self.settlement.finish, lambda: self.api.draining, config.gateway.trusted_proxies)
@@ -93,6 +93,14 @@ class Gateway:
     def in_flight(self) -> int:
         """Requests that have not ended."""
         return self.observer.in_flight
+
+    def reload(self, config: Config) -> None:
+        """Take over plans and limits; what runs is not touched. Raises ValueError, having changed nothing."""
+        self.limits.reload(config)
+        self._config.plans.clear()
+        self._config.plans.update(config.plans)
+        self.admission.rank(_priorities(config))
+        self.metrics.serve_plans(config.plans)
 
     def drain(self) -> None:
         """Refuse new work; what runs may finish."""
@@ -142,3 +150,7 @@ class Gateway:
             "simulated": status.get("kind") == "simulated",
         }
         return web.Response(body=msgspec.json.encode(body), content_type="application/json")
+
+
+def _priorities(config: Config) -> list[int]:
+    return [plan.priority for plan in config.plans.values()]

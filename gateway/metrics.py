@@ -184,6 +184,10 @@ class Metrics:
         """Let a model that the engine serves be a label."""
         self._models.add(name)
 
+    def serve_plans(self, names: Iterable[str]) -> None:
+        """Let these plans be labels, too."""
+        self._plans |= set(names)
+
     def watch_engine(self, state: Callable[[], str]) -> None:
         """Show the engine's state, asked for at each scrape."""
         for name in ENGINE_STATES:

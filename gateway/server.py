@@ -6,7 +6,7 @@ import gc
 import json
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,10 +50,11 @@ async def serve(
     *,
     hurry: asyncio.Event | None = None,
     on_listening: Callable[[Listening], None],
+    beside: Callable[[Gateway], Coroutine[Any, Any, None]] | None = None,
 ) -> None:
     """Serve until `stop` is set, then let running requests finish for gateway.drain_seconds, or until `hurry` is set.
 
-    Requests that are still running then are ended and recorded.
+    Requests that are still running then are ended and recorded. `beside` runs while it serves.
 
     Raises OSError when a listener's address is taken. While it serves, STATE_DIR/gateway.json says where.
     """
@@ -69,7 +70,10 @@ async def serve(
         gc.collect()
         gc.freeze()  # what is here now lives as long as the process: no collection needs to look at it again
         on_listening(listening)
+        watching = asyncio.create_task(beside(gateway)) if beside is not None else None
         await stop.wait()
+        if watching is not None:
+            watching.cancel()
         gateway.drain()
         ends: list[asyncio.Task[Any]] = [asyncio.create_task(gateway.observer.wait_idle())]
         if hurry is not None:

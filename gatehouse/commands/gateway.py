@@ -11,6 +11,7 @@ import click
 import uvloop
 
 from gatehouse.context import Context
+from gatehouse.reload import Reloader
 from gateway.auth.keys import KeyFileError
 from gateway.logs import setup_process_logging
 from gateway.server import Listening, serve
@@ -27,7 +28,10 @@ log = logging.getLogger("gatehouse.gateway")
 @click.option("--admin-port", type=click.IntRange(0, 65535), help="Port of the admin listener; 0 picks a free one.")
 @click.pass_obj
 def gateway(context: Context, port: int | None, admin_port: int | None, *, demo: bool) -> None:
-    """Run the gateway until SIGTERM; running streams may finish first, a second SIGTERM ends them."""
+    """Run the gateway until SIGTERM; running streams may finish first, a second SIGTERM ends them.
+
+    SIGHUP, or a change of the file, takes over plans and limits.
+    """
     die_with_parent()
     context.demo = demo
     config = context.gateway_config()
@@ -36,7 +40,7 @@ def gateway(context: Context, port: int | None, admin_port: int | None, *, demo:
     setup_process_logging(config.logging)
 
     async def run() -> None:
-        stop, hurry = asyncio.Event(), asyncio.Event()
+        stop, hurry, hang_up = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
         def end() -> None:
             (hurry if stop.is_set() else stop).set()
@@ -44,7 +48,9 @@ def gateway(context: Context, port: int | None, admin_port: int | None, *, demo:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, end)
-        await serve(config, stop, hurry=hurry, on_listening=_announce)
+        loop.add_signal_handler(signal.SIGHUP, hang_up.set)
+        reloader = Reloader(context, hang_up)
+        await serve(config, stop, hurry=hurry, on_listening=_announce, beside=reloader.follow)
 
     try:
         uvloop.run(run())

@@ -131,6 +131,12 @@ class Limits:
             self._corrections.of(reservation.model).learn(reservation.prompt_estimate, usage.prompt_tokens)
         self._durations[reservation.plan].learn(time.monotonic() - reservation.reserved_at)
 
+    def reload(self, config: Config) -> None:
+        """Take over plans and limits; counters and running requests stay. Raises ValueError, having changed nothing."""
+        self.plans = Plans(config)
+        for name in config.plans:
+            self._durations.setdefault(name, Durations())
+
     @property
     def in_flight(self) -> int:
         """Requests that hold a reservation."""
