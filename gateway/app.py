@@ -14,7 +14,7 @@ from aiohttp import web
 from gateway.admin import create_admin_app
 from gateway.admission import Admission
 from gateway.api import EngineApi
-from gateway.auth import AUTHENTICATOR, setup_auth
+from gateway.auth import AUTHENTICATOR, setup_auth, sign_in_choices
 from gateway.chat.pages import find_static_dir, setup_static
 from gateway.config import Config
 from gateway.context import EXCHANGE, Exchange
@@ -74,7 +74,9 @@ class Gateway:
         self.app.cleanup_ctx.append(self._counting)  # after the store's: it is open by then, and still at the end
         self.metrics.watch_engine(lambda: self.engine.state)
         self.metrics.watch_in_flight(lambda: self.in_flight)
-        self.admin_app = create_admin_app(self.metrics, self.engine, config.engine.status_socket)
+        self.admin_app = create_admin_app(
+            self.metrics, self.engine, config.engine.status_socket, self.observer.running
+        )
 
     def _public_app(self) -> web.Application:
         app = web.Application(
@@ -84,7 +86,11 @@ class Gateway:
         setup_auth(app, self._config)
         setup_health(app, self.engine, lambda: self.api.draining)
         if self._config.chat.enabled:
-            chat = self._config.chat.model_dump(mode="json") | {"model": self._config.engine.model}
+            features = {"sso": sign_in_choices(self._config.auth)}
+            chat = self._config.chat.model_dump(mode="json") | {
+                "model": self._config.engine.model,
+                "features": features,
+            }
             setup_static(app, find_static_dir(), chat)
             app.router.add_get("/api/engine", self._engine_status)
         return app

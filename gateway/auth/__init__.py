@@ -7,5 +7,6 @@ require_scope(principal, "api")
 
 from gateway.auth.authenticate import Authenticator, require_scope
 from gateway.auth.setup import AUTHENTICATOR, setup_auth
+from gateway.auth.sso_routes import sign_in_choices
 
-__all__ = ["AUTHENTICATOR", "Authenticator", "require_scope", "setup_auth"]
+__all__ = ["AUTHENTICATOR", "Authenticator", "require_scope", "setup_auth", "sign_in_choices"]

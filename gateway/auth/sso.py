@@ -58,7 +58,6 @@ class SsoProvider:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.name = settings.name
-        self.title = sso.title or settings.name
         self._settings = settings
         self._sso = sso
         self._client_secret = _client_secret(sso)

@@ -1,4 +1,4 @@
-"""`/auth/sso/*`: a browser on its way to an identity provider and back; `/auth/methods`: what the login page offers."""
+"""`/auth/sso/*`: a browser on its way to an identity provider and back."""
 
 import logging
 from collections.abc import Iterable
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from aiohttp import web
 
 from gateway.auth.authenticate import Authenticator
-from gateway.auth.bodies import Cookie, answer, client_address
+from gateway.auth.bodies import Cookie, client_address
 from gateway.auth.sso import SIGN_IN_SECONDS, SignInFailed, SsoProvider
 from gateway.auth.users import Users
 from gateway.config import AuthSettings
@@ -28,17 +28,8 @@ class SsoRoutes:
 
     def add_to(self, app: web.Application) -> None:
         """Register the routes."""
-        app.router.add_get("/auth/methods", self.methods)
         app.router.add_get("/auth/sso/{name}", self.begin)
         app.router.add_get("/auth/sso/{name}/callback", self.finish)
-
-    async def methods(self, _request: web.Request) -> web.Response:
-        """How one can sign in here."""
-        sso = [
-            {"name": provider.name, "title": provider.title, "url": f"/auth/sso/{provider.name}"}
-            for provider in self._providers.values()
-        ]
-        return answer({"password": True, "sso": sso})
 
     async def begin(self, request: web.Request) -> web.Response:
         """To the provider: 303."""
@@ -82,6 +73,15 @@ class SsoRoutes:
         response = _to(f"/#{failed.code}")
         self._cookie.clear(response)
         return response
+
+
+def sign_in_choices(auth: AuthSettings) -> list[dict[str, str]]:
+    """What the login page offers beside a password: public."""
+    return [
+        {"title": issuer.sso.title or issuer.name, "url": f"/auth/sso/{issuer.name}"}
+        for issuer in auth.issuers
+        if issuer.sso is not None
+    ]
 
 
 def _to(location: str) -> web.Response:

@@ -1,5 +1,6 @@
 export default {
   "account": "Account and appearance",
+  "account.page": "Password, sessions, tokens",
   "answer.again": "Another answer",
   "answer.next": "Next answer",
   "answer.previous": "Previous answer",
@@ -66,6 +67,10 @@ export default {
   "login.lead": "Sign in to your team's chat",
   "login.name": "User name",
   "login.password": "Password",
+  "login.sso": "Sign in with {title}",
+  "login.sso.account_disabled": "Your account is disabled.",
+  "login.sso.denied": "You did not sign in there.",
+  "login.sso.failed": "Signing in did not work. Please try again.",
   "login.submit": "Sign in",
   "login.wrong": "This user name and password do not match.",
   "logout": "Sign out",

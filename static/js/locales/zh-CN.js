@@ -1,5 +1,6 @@
 export default {
   "account": "账户与外观",
+  "account.page": "密码、登录与令牌",
   "answer.again": "重新回答",
   "answer.next": "下一个回答",
   "answer.previous": "上一个回答",
@@ -66,6 +67,10 @@ export default {
   "login.lead": "登录团队聊天",
   "login.name": "用户名",
   "login.password": "密码",
+  "login.sso": "使用 {title} 登录",
+  "login.sso.account_disabled": "你的账号已被停用。",
+  "login.sso.denied": "登录未在对方完成。",
+  "login.sso.failed": "登录未成功，请重试。",
   "login.submit": "登录",
   "login.wrong": "用户名或密码不正确。",
   "logout": "退出登录",

@@ -85,6 +85,13 @@ function EngineNotice() {
 
 function Account() {
   const failed = useSignal(false);
+  const Page = useSignal(null);
+  const pageOpen = useSignal(false);
+  const openPage = async () => {
+    document.getElementById("account").hidePopover();
+    Page.value ??= (await import("./account.js")).AccountPage;
+    pageOpen.value = true;
+  };
   const leave = async () => {
     if (active.value) stop();
     failed.value = await logout().then(() => false, () => true);
@@ -101,9 +108,11 @@ function Account() {
         onChoose=${(theme) => change({ theme })}
       />
       <${LanguageChoice} />
+      <button type="button" class="button wide" onClick=${openPage}>${t("account.page")}</button>
       <button type="button" class="button wide" onClick=${leave}>${t("logout")}</button>
       ${failed.value && html`<p class="form-error" role="alert">${t("error.network")}</p>`}
     </div>
+    ${pageOpen.value && html`<${Page.value} close=${() => (pageOpen.value = false)} />`}
   `;
 }
 

@@ -11,6 +11,7 @@ export const LoginPage = ({ choices }) => html`
       <h1><${Icon} name="brand" /> ${config.value.title}</h1>
       <p class="muted">${t("login.lead")}</p>
       <${LoginForm} />
+      <${SignInElsewhere} />
       ${choices}
     </div>
   </main>
@@ -24,7 +25,21 @@ export function LoginOverlay() {
       <h2 id="expired-title">${t("expired.title")}</h2>
       <p class="muted">${t("expired.lead")}</p>
       <${LoginForm} />
+      <${SignInElsewhere} />
     </dialog>
+  `;
+}
+
+// back from an identity provider without a session: the reason stands behind `#`
+const returned = /^#(sso_\w+|account_disabled)$/.exec(location.hash)?.[1];
+if (returned) history.replaceState(null, "", location.pathname);
+
+function SignInElsewhere() {
+  const providers = config.value.features?.sso ?? [];
+  const reason = { account_disabled: "account_disabled", sso_denied: "denied" }[returned] ?? "failed";
+  return html`
+    ${providers.map(({ title, url }) => html`<a class="button wide" href=${url}>${t("login.sso", { title })}</a>`)}
+    ${returned && html`<p class="form-error" role="alert">${t(`login.sso.${reason}`)}</p>`}
   `;
 }
 

@@ -1,0 +1,159 @@
+// The own account: password, where one is signed in, tokens for one's own programs. Fetched when first opened.
+import { html, useEffect, useRef, useSignal } from "../../vendor/ui.js";
+import { get, post, request } from "../api.js";
+import { language, number } from "../i18n.js";
+import { TEXTS } from "./account.texts.js";
+import { CopyButton, IconButton } from "./common.js";
+
+const t = (key, values = {}) =>
+  (TEXTS[language.value] ?? TEXTS.en)[key].replace(/\{(\w+)\}/g, (_, name) => values[name]);
+const remove = (path) => request("DELETE", path, {});
+const day = (seconds) => new Date(seconds * 1000).toLocaleDateString(language.value, { dateStyle: "medium" });
+const moment = (seconds) =>
+  new Date(seconds * 1000).toLocaleString(language.value, { dateStyle: "medium", timeStyle: "short" });
+
+function explain(error) {
+  const key = `error.${error.code}`;
+  return key in TEXTS.en ? t(key) : t(error.status === 0 ? "error.network" : "error.other");
+}
+
+export function AccountPage({ close }) {
+  const dialog = useRef(null);
+  const account = useSignal(null);
+  const error = useSignal(null);
+  useEffect(() => {
+    dialog.current.showModal();
+    get("/api/account").then((got) => (account.value = got), (failure) => (error.value = failure));
+  }, []);
+  return html`
+    <dialog ref=${dialog} class="overlay account" aria-labelledby="account-title" onClose=${close}>
+      <div class="panel-head">
+        <h2 id="account-title">${t("title")}</h2>
+        <${IconButton} icon="close" label=${t("close")} onClick=${() => dialog.current.close()} />
+      </div>
+      <${Failure} error=${error} />
+      ${account.value && html`
+        ${account.value.has_password && html`<${Password} />`}
+        <${Sessions} />
+        <${Tokens} account=${account.value} />
+      `}
+    </dialog>
+  `;
+}
+
+const Failure = ({ error }) => html`<p class="form-error" role="alert">${error.value && explain(error.value)}</p>`;
+
+function Password() {
+  const error = useSignal(null);
+  const done = useSignal(false);
+  const submit = async (event) => {
+    event.preventDefault();
+    const form = event.target;
+    error.value = null;
+    done.value = false;
+    try {
+      await post("/api/account/password", { current: form.elements.current.value, new: form.elements.next.value });
+      form.reset();
+      done.value = true;
+    } catch (failure) {
+      error.value = failure;
+    }
+  };
+  return html`
+    <section>
+      <h3>${t("password")}</h3>
+      <form class="login" onSubmit=${submit}>
+        <label><span>${t("password.current")}</span><input name="current" type="password" required autocomplete="current-password" /></label>
+        <label><span>${t("password.new")}</span><input name="next" type="password" required minlength="10" maxlength="256" autocomplete="new-password" /></label>
+        <button class="button">${t("password.change")}</button>
+        <p class="small muted" role="status">${t(done.value ? "password.done" : "password.note")}</p>
+        <${Failure} error=${error} />
+      </form>
+    </section>
+  `;
+}
+
+/** A list behind an address, read again after each change. */
+function useList(path, name) {
+  const list = useSignal([]);
+  const error = useSignal(null);
+  const act = async (work) => {
+    error.value = null;
+    try {
+      await work();
+      list.value = (await get(path))[name];
+    } catch (failure) {
+      error.value = failure;
+    }
+  };
+  useEffect(() => void act(() => {}), []);
+  return { list, error, act };
+}
+
+function Sessions() {
+  const { list, error, act } = useList("/api/account/sessions", "sessions");
+  const end = (id) => act(() => remove(`/api/account/sessions/${id}`));
+  return html`
+    <section>
+      <h3>${t("sessions")}</h3>
+      <ul class="entries">
+        ${list.value.map((session) => html`
+          <li key=${session.id}>
+            <span>
+              ${session.current ? html`<b>${t("sessions.this")}</b>` : t("sessions.seen", { when: moment(session.seen_at) })}
+              <small class="muted">${session.address} · ${session.user_agent}</small>
+            </span>
+            ${!session.current && html`<button type="button" class="button" onClick=${() => end(session.id)}>${t("sessions.end")}</button>`}
+          </li>
+        `)}
+      </ul>
+      <${Failure} error=${error} />
+    </section>
+  `;
+}
+
+function Tokens({ account }) {
+  const { list, error, act } = useList("/api/account/tokens", "tokens");
+  const made = useSignal(null);
+  const make = (event) => {
+    event.preventDefault();
+    const days = event.target.elements.days.valueAsNumber;
+    return act(async () => (made.value = await (await post("/api/account/tokens", { days })).json()));
+  };
+  const revoke = (id) => act(() => remove(`/api/account/tokens/${id}`));
+  return html`
+    <section>
+      <h3>${t("tokens")}</h3>
+      <p class="small muted">${t("tokens.note")}</p>
+      <form class="row" onSubmit=${make}>
+        <label class="field">
+          <span>${t("tokens.days")}</span>
+          <input name="days" type="number" required min="1" max=${account.max_token_days} step="1" defaultValue="90" />
+        </label>
+        <button class="button">${t("tokens.make")}</button>
+      </form>
+      ${made.value && html`
+        <p role="status">${t("tokens.once")}</p>
+        <p class="row"><code class="secret">${made.value.token}</code><${CopyButton} text=${() => made.value.token} label=${t("copy")} /></p>
+      `}
+      <ul class="entries">
+        ${list.value.map((token) => html`
+          <li key=${token.id} data-state=${token.state}>
+            <span>
+              <code>${token.id}</code> ${t(`state.${token.state}`, { when: day(token.expires_at) })}
+              <small class="muted">${[token.scopes.join(" "), token.models.join(" "), limits(token)].filter(Boolean).join(" · ")}</small>
+            </span>
+            ${token.state === "active" && html`<button type="button" class="button" onClick=${() => revoke(token.id)}>${t("tokens.revoke")}</button>`}
+          </li>
+        `)}
+      </ul>
+      <${Failure} error=${error} />
+    </section>
+  `;
+}
+
+/** What a token may use, in words; the limits are its member's, shared with everything else of theirs. */
+function limits({ limits: plan }) {
+  const shown = ["requests_per_minute", "tokens_per_minute", "tokens_per_day", "concurrent_requests"];
+  return shown.filter((name) => plan?.[name] != null).map((name) => t(name, { n: number(plan[name]) })).join(", ");
+}
