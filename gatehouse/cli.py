@@ -24,6 +24,7 @@ COMMANDS = {
     "user": ("gatehouse.commands.identity", "Add, list and change the users of the chat."),
     "usage": ("gatehouse.commands.usage", "Show who used what."),
     "logs": ("gatehouse.commands.logs", "Show the record: who asked what, and how it ended."),
+    "top": ("gatehouse.commands.top", "Show the live state: engine, requests in flight, rates, last errors."),
     "config": ("gatehouse.commands.settings", "Show the effective settings, or their schema."),
 }
 

@@ -4,17 +4,20 @@
 |---|---|
 | `GET /metrics` | `gatehouse_…` |
 | `GET /engine/metrics` | vLLM's own and the launcher's (`gatehouse_engine_…`): one scrape address is enough |
+| `GET /requests` | the requests being served now, oldest first |
 | `GET /engine/status` | what the launcher tells; `?tail=N` with the engine's last N lines |
 | `POST /engine/restart`, `/engine/drain`, `/engine/reset-prefix-cache` | passed on to the launcher |
 """
 
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Protocol
 
 import aiohttp
 from aiohttp import web
 
+from gateway.context import Exchange
 from gateway.health import EngineView
 from gateway.metrics import CONTENT_TYPE, Metrics
 from gateway.upstream import UpstreamClosed
@@ -30,13 +33,19 @@ class AdminEngine(EngineView, Protocol):
         ...
 
 
-def create_admin_app(metrics: Metrics, engine: AdminEngine, launcher_socket: Path | None = None) -> web.Application:
+def create_admin_app(
+    metrics: Metrics,
+    engine: AdminEngine,
+    launcher_socket: Path | None = None,
+    running: Callable[[], Iterable[Exchange]] = tuple,
+) -> web.Application:
     """Make the listener's application; `launcher_socket` is None for an engine that was not launched here."""
-    admin = _Admin(metrics, engine, launcher_socket)
+    admin = _Admin(metrics, engine, launcher_socket, running)
     app = web.Application(middlewares=[_errors_in_json])
     app.add_routes(
         [
             web.get("/metrics", admin.own_metrics),
+            web.get("/requests", admin.requests),
             web.get("/engine/metrics", admin.engine_metrics),
             web.get("/engine/status", admin.status),
             web.post("/engine/{action:restart|drain|reset-prefix-cache}", admin.control),
@@ -48,13 +57,24 @@ def create_admin_app(metrics: Metrics, engine: AdminEngine, launcher_socket: Pat
 class _Admin:
     """The handlers."""
 
-    def __init__(self, metrics: Metrics, engine: AdminEngine, launcher_socket: Path | None) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        engine: AdminEngine,
+        launcher_socket: Path | None,
+        running: Callable[[], Iterable[Exchange]],
+    ) -> None:
+        self._running = running
         self._metrics = metrics
         self._engine = engine
         self._socket = launcher_socket
 
     async def own_metrics(self, _request: web.Request) -> web.Response:
         return web.Response(body=await self._metrics.expose(), headers={"Content-Type": CONTENT_TYPE})
+
+    async def requests(self, _request: web.Request) -> web.Response:
+        now = time.monotonic()
+        return web.json_response([_described(exchange, now) for exchange in self._running()])
 
     async def engine_metrics(self, _request: web.Request) -> web.Response:
         # While vLLM is down the launcher's are the ones that matter: state, restarts.
@@ -113,6 +133,27 @@ async def _errors_in_json(
     except web.HTTPException as error:
         code = "method_not_allowed" if error.status == 405 else "not_found" if error.status == 404 else "bad_request"
         return _error(error.status, code, error.reason)
+
+
+def _described(exchange: Exchange, now: float) -> dict[str, object]:
+    """A request that has not ended; `doing` is where it is on its way."""
+    if exchange.first_token_at is not None:
+        doing = "answering"
+    elif exchange.sent_at is not None:
+        doing = "waiting for the first token"
+    else:
+        doing = "not sent yet"
+    return {
+        "request_id": exchange.request_id,
+        "subject": exchange.principal.subject if exchange.principal else None,
+        "team": exchange.principal.team if exchange.principal else None,
+        "route": exchange.route,
+        "model": exchange.model,
+        "stream": exchange.stream,
+        "age_s": round(now - exchange.started, 3),
+        "doing": doing,
+        "bytes_out": exchange.bytes_out,
+    }
 
 
 def _error(status: int, code: str, message: str) -> web.Response:

@@ -65,6 +65,10 @@ class Observer:
         """Wait until no request is being served."""
         await self._idle.wait()
 
+    def running(self) -> list[Exchange]:
+        """Return the requests being served, oldest first."""
+        return [request[EXCHANGE] for request in self._running.values()]
+
     def stop_where(self, refusal: Callable[[web.Request], GatewayError | None]) -> int:
         """End the requests under way that `refusal` has an error for; how many they were.
 

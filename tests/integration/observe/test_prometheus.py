@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import runpy
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -20,7 +22,7 @@ import aiohttp
 import pytest
 import yaml
 
-from tests.support.prometheus import Prometheus, alertmanager, prometheus, webhook
+from tests.support.prometheus import Prometheus, alertmanager, free_port, prometheus, webhook
 from tests.support.stack import SIMULATED, Stack, running_stack, until
 from tests.support.traffic import APIS, GENERATED, PROMPT, Request, Traffic, traffic
 
@@ -236,6 +238,42 @@ def test_nothing_else_called(scene: Scene) -> None:
     """Under this load these alerts are right, and no others fired: most requests timed out or broke off at its end."""
     fired = {each["alertname"] for each, _ in scene.prometheus.query('max_over_time(ALERTS{alertstate="firing"}[10m])')}
     assert fired <= {"GatehouseFiveTimeouts", "GatehouseErrorsFast"}
+
+
+def test_top_shows_what_runs_and_what_failed(scene: Scene) -> None:
+    """`gatehouse top --once` while a stream runs: the engine, the stream with its caller, the last errors."""
+    argv = [sys.executable, "-m", "gatehouse", "top", "--once", "--every", "0.2"]
+    argv += ["--state-dir", str(scene.stack.state_dir)]
+
+    async def look() -> str:
+        async with traffic(scene.stack) as send:
+            await knobs(scene.stack, send.http, tps=10)
+            async with send.post(Request("chat", stream=True, max_tokens=400, endless=True), "long", "long-one"):
+                await send.until_running(1)
+                shown = await asyncio.create_subprocess_exec(
+                    *argv, stdout=subprocess.PIPE, env={**os.environ, "COLUMNS": "150"}
+                )
+                text = (await shown.communicate())[0].decode()
+                assert shown.returncode == 0
+            await knobs(scene.stack, send.http, tps=200)
+            return text
+
+    text = asyncio.run(look())
+    assert re.search(r"engine ready +gpt-oss-20b", text)
+    assert re.search(r"in flight: 1 ", text)
+    assert re.search(r"\d s +tester +/v1/chat/completions +gpt-oss-20b +answering +[\d,]+ +long-one", text)
+    assert re.search(r"running +1", text)
+    assert re.search(r"limiter +memory", text)
+    assert text.count("timeout (engine_timeout)") == TIMEOUTS
+
+
+def test_top_without_a_gateway(tmp_path: Path) -> None:
+    """It says so, with exit code 3."""
+    argv = [sys.executable, "-m", "gatehouse", "top", "--once"]
+    for more in (["--state-dir", str(tmp_path)], ["--url", f"http://127.0.0.1:{free_port()}"]):
+        done = subprocess.run([*argv, *more], capture_output=True, text=True, check=False, timeout=60)
+        assert (done.returncode, done.stdout) == (3, "")
+        assert done.stderr.startswith("gatehouse top: no gateway ")
 
 
 def test_the_metrics_are_fit_for_prometheus(scene: Scene) -> None:
