@@ -82,7 +82,7 @@ def _reason(error: SQLAlchemyError) -> str:
     cause = getattr(error, "orig", None) or error
     # PostgreSQL's errors come with details, which may quote what was to be written
     primary = getattr(getattr(cause, "diag", None), "message_primary", None)
-    return f"{type(error).__name__}: {primary or cause}"
+    return f"{type(error).__name__}: {' '.join(str(primary or cause).split())}"
 
 
 def _url(address: str | Path) -> URL:

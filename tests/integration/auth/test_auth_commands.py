@@ -1,7 +1,9 @@
 """`gatehouse token` and `gatehouse user`, and that a gateway believes what they do."""
 
+import asyncio
 import json
 import stat
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +14,9 @@ from click.testing import CliRunner, Result
 
 from gatehouse.commands.identity import ensure_demo_user, issue_demo_token, token, user
 from gateway.config import Config
+from gateway.store import Store, User
 from tests.integration.auth.house import config_at, serve
+from tests.unit.gateway.auth.foreign import claims, jwks, public_jwk, settings, sign
 
 Run = Callable[..., Result]
 
@@ -200,3 +204,42 @@ async def test_a_gateway_believes_the_demo(tmp_path: Path) -> None:
         assert (await house.login(name, password)).json["user"]["name"] == "demo"
         answer = await house.request("GET", "/v1/who", headers={"x-api-key": issue_demo_token(config)})
         assert answer.json["subject"] == "demo"
+
+
+def test_users_of_an_issuer(run: Run, tmp_path: Path) -> None:
+    """Who signs in at an issuer is disabled and enabled by that name; nobody is added or given a password under it."""
+
+    async def sign_in() -> None:
+        store = await Store.open(tmp_path / "gatehouse.db")
+        await store.users.add(User("corp:auth0|Ada", "Ada", None, "member", 100.0))
+        await store.close()
+
+    asyncio.run(sign_in())
+    assert run("user", "disable", "corp:auth0|Ada").stderr == "disabled corp:auth0|Ada\n"
+    assert "corp:auth0|Ada  disabled" in run("user", "list").stdout
+    assert run("token", "issue", "--subject", "corp:auth0|Ada").exit_code == 1
+    assert run("user", "enable", "corp:auth0|Ada").exit_code == 0
+    for command in ("add", "passwd"):
+        assert "letters, digits" in run("user", command, "corp:eve").stderr
+    assert "no user corp:eve" in run("user", "disable", "corp:eve").stderr
+
+
+def test_inspect_a_foreign_token(tmp_path: Path) -> None:
+    """The token of an issuer that publishes its keys is explained by those keys, fetched then and there."""
+    jwks_file = tmp_path / "jwks.json"
+    jwks_file.write_bytes(jwks(public_jwk("ES256")))
+
+    class Foreign(Settings):
+        def gateway_config(self) -> Config:
+            return config_at(self.state_dir, issuers=(settings(jwks_url=None, jwks_file=jwks_file),))
+
+    def inspect(text: str) -> Result:
+        main = click.Group("gatehouse", commands=[token])
+        return CliRunner().invoke(main, ["token", "inspect", "--json", text], obj=Foreign(tmp_path))
+
+    now = time.time()
+    good = inspect(sign("ES256", claims(iat=now, exp=now + 60)))
+    assert (good.exit_code, json.loads(good.stdout)["refusals"]) == (0, [])
+    refused = inspect(sign("ES256", claims(aud="other"), number=1))
+    codes = [reason["code"] for reason in json.loads(refused.stdout)["refusals"]]
+    assert codes == ["unknown_key", "wrong_audience", "token_not_yet_valid"]
