@@ -83,6 +83,13 @@ class Delivery:
             await asyncio.sleep(LINGER_SECONDS)
         self.cut()
 
+    def drop(self) -> None:
+        """Cut, and throw away what the client has not taken yet."""
+        self.cut()
+        transport = self._request.transport
+        if transport is not None and transport.get_write_buffer_size():
+            transport.abort()
+
     def cut(self) -> None:
         """Close the connection; what was written before still goes out."""
         if self.response is not None:

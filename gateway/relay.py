@@ -35,6 +35,7 @@ from gateway.usage import PlainMeter, StreamMeter
 
 log = logging.getLogger("gatehouse.relay")
 
+STOP_SECONDS = 1.0  # how long a client may take to read why its stream was stopped
 RETRY_SECONDS = 0.1  # between connection attempts, until the launcher has noticed that its engine is gone
 
 
@@ -84,7 +85,10 @@ class Relay:
             _uncancel()
             if exchange.outcome is None:
                 exchange.end(Outcome.REJECTED, stopped_by.code)
-                await delivery.fail(stopped_by, passage.sequence_number)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(STOP_SECONDS):
+                        await delivery.fail(stopped_by, passage.sequence_number)
+                delivery.drop()
             return delivery.response
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 class Script:
     """One answer: raw bytes in pieces; `then` what happens to the connection."""
 
-    pieces: list[bytes]
+    pieces: Iterable[bytes]
     close: bool = False
     abort: bool = False
     hang: bool = False

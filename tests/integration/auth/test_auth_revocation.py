@@ -2,8 +2,9 @@
 
 import asyncio
 import json
+import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -211,3 +212,38 @@ async def test_revoking_while_streams_end(engine: Simulator, tmp_path: Path) -> 
                 assert ended_well == got.endswith(b"data: [DONE]\n\n")
                 assert ended_well != (b"token_revoked" in got)
         await engine.until(RUNNING, 0)
+
+
+async def test_a_client_that_reads_nothing(tmp_path: Path) -> None:
+    """A stream whose client does not read ends within two seconds, too; nothing waits for it."""
+    choice = {"index": 0, "delta": {"content": "x" * 30_000}, "finish_reason": None}
+    event = b"data: " + json.dumps({"object": "chat.completion.chunk", "choices": [choice]}).encode() + b"\n\n"
+    sent = 0
+
+    def endless() -> Iterator[bytes]:
+        nonlocal sent
+        yield b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+        while True:
+            sent += 1
+            yield f"{len(event):x}\r\n".encode() + event + b"\r\n"
+
+    async with scripted_engine() as engine:
+        engine.answer = lambda _head, _body: Script(endless())
+        async with gateway(engine.url, tmp_path) as gate, elsewhere(gate) as users:
+            headers, token_id = bearer(gate, "eve")
+            body = json.dumps(body_of(CHAT, stream=True)).encode()
+            fields = {**headers, "Host": "x", "Content-Type": "application/json", "Content-Length": str(len(body))}
+            head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+            with socket.socket() as client:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                await asyncio.to_thread(client.connect, ("127.0.0.1", int(gate.url.rpartition(":")[2])))
+                await asyncio.to_thread(client.sendall, f"POST {CHAT} HTTP/1.1\r\n{head}\r\n".encode() + body)
+                async with asyncio.timeout(60):
+                    before = -1
+                    while not sent or sent != before:  # until every buffer on the way is full
+                        before = sent
+                        await asyncio.sleep(0.5)
+                await users.revoke(RevocationKind.TOKEN, token_id)
+                at = time.monotonic()
+                await gate.logged(1, error_code="token_revoked")
+                assert time.monotonic() - at < PROMISED_SECONDS
