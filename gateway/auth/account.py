@@ -145,8 +145,8 @@ class AccountRoutes:
             subject=user.name,
             team=user.team,
             plan=user.plan,
-            scopes=_no_wider(signed_in.principal, body.scopes),
-            models=_models(signed_in.principal, body.models),
+            scopes=scopes_of(signed_in.principal, body.scopes),
+            models=models_of(signed_in.principal, body.models),
             ttl_seconds=body.days * _DAY,
         )
         if self._authenticator.verifier.explain(token).refusals:  # never hand out what would be refused
@@ -189,14 +189,16 @@ class AccountRoutes:
         return "expired" if record.expires_at <= time.time() else "active"
 
 
-def _no_wider(principal: Principal, scopes: Collection[str]) -> tuple[str, ...]:
+def scopes_of(principal: Principal, scopes: Collection[str]) -> tuple[str, ...]:
+    """Those scopes, if the member has them all; else Forbidden."""
     for scope in scopes:
         if scope not in principal.scopes:
             raise Forbidden(f"You do not have the scope `{scope[:64]}` yourself.", code="insufficient_scope")
     return tuple(dict.fromkeys(scopes))
 
 
-def _models(principal: Principal, wanted: Collection[str] | None) -> tuple[str, ...]:
+def models_of(principal: Principal, wanted: Collection[str] | None) -> tuple[str, ...]:
+    """Those globs, if the member may use them, or else the member's own; else Forbidden."""
     # a glob within another glob is not decided here: what a member may not name as it stands, a token may not either
     for glob in wanted or ():
         if principal.models and glob not in principal.models:

@@ -38,11 +38,16 @@ class Provider:
         return web.Response(status=self.status, body=body, headers=headers)
 
     async def metadata(self, _request: web.Request) -> web.Response:
+        if self.discovery.get("broken"):
+            return web.Response(text="<html>maintenance</html>")
         return web.json_response({"issuer": self.url, "jwks_uri": f"{self.url}/jwks", **self.discovery})
 
     async def redeem(self, request: web.Request) -> web.Response:
         self.forms.append({**await request.post(), "authorization": request.headers.get("Authorization")})
         return web.json_response(self.token, status=200 if isinstance(self.token, dict) else 400)
+
+    async def page(self, _request: web.Request) -> web.Response:
+        return web.Response(text="<html>maintenance</html>")
 
     async def about(self, _request: web.Request) -> web.Response:
         return web.json_response(self.userinfo)
@@ -56,6 +61,7 @@ async def provider(*keys: dict[str, Any]) -> AsyncIterator[Provider]:
     app.router.add_get("/jwks", running.jwks)
     app.router.add_get("/elsewhere", running.jwks)
     app.router.add_post("/token", running.redeem)
+    app.router.add_post("/page", running.page)
     app.router.add_get("/userinfo", running.about)
     app.router.add_get("/.well-known/openid-configuration", running.metadata)
     runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)

@@ -103,6 +103,16 @@ async def test_an_unknown_key_is_fetched_after_the_cooldown(watched: Watched, id
     assert idp.asked == asked + 3
 
 
+async def test_a_set_with_strangers(watched: Watched, idp: Provider, caplog: pytest.LogCaptureFixture) -> None:
+    """Keys that are of no use here do not hinder those that are; the log says which."""
+    idp.keys.append({"kty": "oct", "k": "secret-of-the-provider"})
+    with caplog.at_level("INFO", logger="gateway.auth"):
+        await watched.keys.refresh()
+    assert watched.town.verdict(sign("ES256")) is None
+    assert "key 2: its type is not accepted" in caplog.text
+    assert "secret-of-the-provider" not in caplog.text
+
+
 async def test_rotation_with_overlap(watched: Watched, idp: Provider) -> None:
     """While both keys are published the tokens of both pass; a withdrawn key's are refused, remembered ones too."""
     await watched.until(1)
@@ -192,6 +202,7 @@ async def test_a_set_with_one_key_needs_no_kid(watched: Watched, idp: Provider) 
         {"jwks_uri": "file:///etc/passwd"},
         {"jwks_uri": None},
         {"jwks_uri": ["x"]},
+        {"broken": True},
     ],
 )
 async def test_discovery_that_leads_astray(idp: Provider, metadata: dict[str, Any]) -> None:

@@ -1,8 +1,9 @@
 """Signing in at a real identity provider: first login, groups, disabled users, and everything that must not work."""
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from yarl import URL
 
 from gateway.auth import sign_in_choices
 from gateway.auth.fetch import Fetcher
-from gateway.auth.keys import Key, KeySet
+from gateway.auth.issuers import ForeignIssuers
+from gateway.auth.keys import Key, KeyFileError, KeySet
 from gateway.auth.sso import SIGN_IN_SECONDS, SignInFailed, SsoProvider
 from gateway.config import DEFAULT_PLANS, AuthSettings
 from tests.integration.auth.house import House, config_at, serve
@@ -132,6 +134,32 @@ async def test_one_namespace_when_configured(idp: str, tmp_path: Path) -> None:
         user = await who(house, (await ada.sign_in("ada")).session)
         assert (user["name"], user["team"]) == ("ada", "research")
         assert (await house.login("ada", "a password of her own")).status == 200
+
+
+async def test_a_subject_that_is_no_user_name(idp: str, tmp_path: Path) -> None:
+    """Without a prefix, only what can be a user of the house signs in."""
+    claims = {"plan": "groups", "subject": "name"}
+    async with house_at(tmp_path, idp, subject_prefix="", claims=claims) as house, browser(house.base) as ada:
+        assert (await ada.sign_in("ada")).location == "/#sso_failed"  # Ada Lovelace, with a space
+        assert (await ada.sign_in("ada")).session is None
+
+
+async def test_without_the_database(idp: str, tmp_path: Path) -> None:
+    """While the database is away nobody is signed in, and the page says to try again."""
+    async with house_at(tmp_path, idp) as house, browser(house.base) as ada:
+        with closing(sqlite3.connect(tmp_path / "gatehouse.db")) as database, database:
+            database.execute("ALTER TABLE users RENAME TO away")
+        assert (await ada.sign_in("ada")).location == "/#sso_unavailable"
+
+
+def test_a_client_secret_that_cannot_be(tmp_path: Path) -> None:
+    """A client secret that is not ASCII text stops the start, with the file's name."""
+    auth = auth_of(tmp_path, "https://id.example")
+    (tmp_path / "client.secret").write_text("ключ-который-не-подходит-сюда")
+    settings = AuthSettings.model_validate(auth)
+    key = Key.from_secret(SECRET)
+    with pytest.raises(KeyFileError, match=r"client\.secret: .*ASCII"):
+        ForeignIssuers(settings).sso_providers(settings, DEFAULT_PLANS, key)
 
 
 async def test_who_says_no_is_told_so(idp: str, tmp_path: Path) -> None:

@@ -117,6 +117,19 @@ async def test_wrong_answers(sign_in: SignIn, case: str) -> None:
     assert not isinstance(answer, dict) or str(answer.get("id_token", "-" * 99)) not in str(failed.value)
 
 
+@pytest.mark.parametrize(("where", "code"), [("token", "sso_failed"), ("gone", "sso_unavailable")])
+async def test_endpoints_that_answer_nonsense(sign_in: SignIn, where: str, code: str) -> None:
+    """What is not JSON proves nobody; an endpoint that is away is said to be."""
+    if where == "token":
+        sign_in.idp.discovery["token_endpoint"] = f"{sign_in.idp.url}/page"
+    else:
+        sign_in.idp.discovery["token_endpoint"] = "http://127.0.0.1:1/token"
+    sign_in.clock.now += 301  # the metadata is read again
+    with pytest.raises(SignInFailed) as failed:
+        await sign_in.finish({"id_token": sign("ES256", sign_in.claims())})
+    assert failed.value.code == code
+
+
 async def test_userinfo_adds_and_does_not_replace(sign_in: SignIn) -> None:
     """What the ID token says stands; userinfo adds what it leaves out."""
     sign_in.idp.userinfo = {"sub": "ada", "name": "Ada", "groups": ["ml-team"], "aud": "x", "exp": 1}

@@ -69,6 +69,7 @@ LEFT_OUT: dict[str, tuple[dict[str, Any], str]] = {
     "a number that is no text": (public_jwk("RS256", n=65537), "malformed"),
     "padded": (public_jwk("EdDSA", x=public_jwk("EdDSA")["x"] + "="), "base64url"),
     "too small": (small_rsa(), "1024 bits"),
+    "exponent without end": (public_jwk("RS256", e="AgAAAAE"), "exponent|malformed"),
     "exponent one": (public_jwk("RS256", e="AQ"), "exponent|malformed"),
 }
 

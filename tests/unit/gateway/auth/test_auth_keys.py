@@ -19,6 +19,7 @@ from gateway.auth.keys import (
     read_secret_file,
 )
 from gateway.config import AuthSettings, Config, EngineTarget
+from tests.unit.gateway.auth.foreign import key_of
 from tests.unit.gateway.auth.house import SECRET
 
 
@@ -155,6 +156,13 @@ def test_the_key_does_not_show_itself() -> None:
     key = Key.from_secret(SECRET)
     assert repr(key) == f"Key(kid='{key.kid}', algorithm='HS256')"
     assert SECRET.decode() not in f"{key} {KeySet([key]).__dict__}"
+
+
+def test_only_a_secret_gives_secrets() -> None:
+    """Other secrets are derived from a symmetric key; a public key, which everybody knows, gives none."""
+    assert Key.from_secret(SECRET).secret == SECRET
+    with pytest.raises(TypeError):
+        _ = key_of("ES256").secret
 
 
 def test_the_id_belongs_to_the_secret() -> None:

@@ -22,6 +22,7 @@ from gateway.config import Config, EngineTarget
 from gateway.store import Store, StoreError, database_address
 from gateway.store.migrate import MIGRATIONS
 from gateway.store.schema import HEAD, metadata
+from tests.support.postgresql import PostgresqlServer
 
 ALL = [script.revision for script in ScriptDirectory(MIGRATIONS).walk_revisions()][::-1]
 
@@ -222,6 +223,28 @@ def test_urls_that_cannot_be(url: str, reason: str) -> None:
     with pytest.raises(StoreError, match=reason) as refused:
         Store(url)
     assert "hunter2" not in str(refused.value)
+
+
+def test_without_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where PostgreSQL's driver is not installed, the message names the extra that brings it."""
+    monkeypatch.setattr("gateway.store.database.installed", lambda: False)
+    with pytest.raises(StoreError, match=r"vllm-gatehouse\[postgresql\]"):
+        Store("postgresql://user:hunter2@db/x")
+
+
+async def test_a_database_that_says_nothing(postgresql: PostgresqlServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A database that takes the connection and never answers is away after the deadline, and back when it is back."""
+    monkeypatch.setattr("gateway.store.database.TRANSACTION_SECONDS", 0.5)
+    store = await Store.open(postgresql.new_database())
+    postgresql.pause()
+    try:
+        with pytest.raises(StoreError, match="no answer within"):
+            await store.users.list()
+    finally:
+        postgresql.resume()
+    monkeypatch.setattr("gateway.store.database.TRANSACTION_SECONDS", 30)
+    assert await store.users.list() == []
+    await store.close()
 
 
 async def test_a_url_and_the_default(tmp_path: Path) -> None:
