@@ -46,7 +46,9 @@ class GatewaySettings(Section):
     )
     connect_seconds: Seconds = Field(2, description="deadline for a connection to the engine")
     first_token_seconds: Seconds = Field(120, description="deadline for the first token, queueing included")
-    next_token_seconds: Seconds = Field(60, description="deadline between two reads of a stream")
+    next_token_seconds: Seconds = Field(
+        120, description="deadline between two reads of a stream; a model may work unseen while a tool call is parsed"
+    )
     total_seconds: Seconds = Field(3600, description="deadline of a request that is answered in one piece")
     write_seconds: Seconds = Field(30, description="a client that reads nothing for so long is cut off")
     body_seconds: Seconds = Field(30, description="deadline for receiving a request's body")

@@ -108,22 +108,21 @@ class Caller:
         request = urllib.request.Request(f"{self.url}/v1/chat/completions", json.dumps(body).encode(), headers)
         began = time.monotonic()
         result: dict[str, Any] = {"name": name, "began": began, "bytes": 0}
+        tail = b""
         try:
             with urllib.request.urlopen(request, timeout=900) as answer:
                 result["status"] = answer.status
-                tail = b""
                 while data := answer.read1(65536):
                     result.setdefault("first_byte", time.monotonic())
                     result["bytes"] += len(data)
                     tail = (tail + data)[-600:]
-                result |= {"done": b"[DONE]" in tail, "error_event": b'"error"' in tail}
         except urllib.error.HTTPError as error:
             result |= {"status": error.code, "body": error.read()[:300].decode()}
         except (OSError, urllib.error.URLError) as error:
             result["cut"] = repr(error)[:200]
         except Exception as error:  # noqa: BLE001 - http.client's IncompleteRead and its kin: the connection was cut
-            result |= {"cut": repr(error)[:200], "error_event": True, "done": False}
-        result["ended"] = time.monotonic()
+            result["cut"] = repr(error)[:200]
+        result |= {"ended": time.monotonic(), "done": b"[DONE]" in tail, "error_event": b'"error"' in tail}
         return result
 
 
