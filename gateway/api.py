@@ -78,6 +78,8 @@ class EngineApi:
         )
         exchange.model, exchange.stream = shaped.model, shaped.stream
         self._check_model(principal, shaped.model)
+        if shaped.previous_response is not None:
+            self._check_owner(principal, shaped.previous_response)
         await self._admission.admit(self._limits.plans.priority(principal, 0))
         running = await self._reserve(exchange, shaped)
         priority = self._limits.plans.priority(principal, running)
@@ -156,12 +158,16 @@ class EngineApi:
         exchange = request[EXCHANGE]
         principal = await self._caller(request, exchange)
         response_id = request.match_info["id"]
-        if not RESPONSE_ID.fullmatch(response_id) or self._owners.get(response_id) != principal.subject:
-            raise NotFound("There is no such response.", code="response_not_found")
+        self._check_owner(principal, response_id)
         await self._reserve(exchange, NOTHING)
         path = f"/v1/responses/{response_id}" + ("/cancel" if request.method == "POST" else "")
         route = Route(path, Api.RESPONSES, generates=False, prompt_fields=())
         return await self._relay.relay(request, exchange, route, NOTHING, b"")
+
+    def _check_owner(self, principal: Principal, response_id: str) -> None:
+        """Let nobody read, cancel or go on with what was said to somebody else (LibreChat CVE-2026-31950)."""
+        if not RESPONSE_ID.fullmatch(response_id) or self._owners.get(response_id) != principal.subject:
+            raise NotFound("There is no such response.", code="response_not_found")
 
     def _own(self, response_id: str, subject: str) -> None:
         self._owners[response_id] = subject

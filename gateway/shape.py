@@ -68,6 +68,7 @@ class Shaped:
     choices_per_prompt: int
     max_tokens: int  # output tokens at most, of all choices together
     prompt_estimate: int  # tokens
+    previous_response: str | None = None  # of the Responses API: a conversation that goes on
 
     def encode(self, priority: int) -> bytes:
         """Return the body for the engine. `priority` is vLLM's: lower goes first."""
@@ -134,6 +135,7 @@ def shape(
         choices_per_prompt=per_prompt,
         max_tokens=limit * choices,
         prompt_estimate=estimate,
+        previous_response=_read(fields, "previous_response_id", str, "a string"),
     )
 
 

@@ -232,6 +232,23 @@ async def test_a_token_for_other_models(gate: RunningGateway) -> None:
         assert answer.status == 404
 
 
+async def test_a_response_belongs_to_whom_it_was_made_for(gate: RunningGateway, engine: Simulator) -> None:
+    """Nobody else can read it, cancel it, or go on with its conversation; its owner can."""
+    async with gate.post("/v1/responses", {"model": MODEL, "input": "a secret", "max_output_tokens": 5}) as answer:
+        made = (await answer.json())["id"]
+    stranger = {"Authorization": f"Bearer {gate.token('stranger')}"}
+    before = len(await engine.requests())
+    for method, path in (("GET", f"/v1/responses/{made}"), ("POST", f"/v1/responses/{made}/cancel")):
+        async with gate.http.request(method, gate.url + path, headers=stranger) as answer:
+            assert (answer.status, (await answer.json())["error"]["code"]) == (404, "response_not_found")
+    going_on = {"model": MODEL, "input": "what was it?", "previous_response_id": made, "max_output_tokens": 5}
+    async with gate.http.post(gate.url + "/v1/responses", json=going_on, headers=stranger) as answer:
+        assert (answer.status, (await answer.json())["error"]["code"]) == (404, "response_not_found")
+    assert [r["method"] for r in (await engine.requests())[before:] if r["method"] == "POST"] == []
+    async with gate.http.get(f"{gate.url}/v1/responses/{made}", headers=gate.headers()) as answer:
+        assert (answer.status, (await answer.json())["id"]) == (200, made)
+
+
 @pytest.mark.parametrize(
     "raw",
     [
