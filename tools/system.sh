@@ -12,6 +12,7 @@ if [ "${1:-run}" = test ]; then
     [postgresql]="ls /usr/lib/postgresql/*/bin/initdb"
     [prometheus]="promtool --version"
     [prometheus-alertmanager]="amtool --version"
+    [prometheus-blackbox-exporter]="prometheus-blackbox-exporter --version"
     [fonts-noto-cjk]="test -e /usr/share/fonts/opentype/noto/NotoSansCJK-Regular.ttc"
     [npm]="npm --version"
   )

@@ -94,7 +94,7 @@ def prometheus(admin_url: str, folder: Path, alertmanager_url: str | None = None
     argv = ["prometheus", f"--config.file={file}", f"--storage.tsdb.path={folder / 'tsdb'}"]
     argv += [f"--web.listen-address=127.0.0.1:{port}", "--storage.tsdb.retention.time=1d"]
     url = f"http://127.0.0.1:{port}"
-    with _running(argv, folder / "prometheus.log", url):
+    with running(argv, folder / "prometheus.log", f"{url}/-/ready"):
         yield Prometheus(url)
 
 
@@ -115,7 +115,7 @@ def alertmanager(webhook_url: str, folder: Path) -> Iterator[str]:
     argv = ["prometheus-alertmanager", f"--config.file={file}", f"--storage.path={folder / 'data'}"]
     argv += [f"--web.listen-address=127.0.0.1:{port}", "--cluster.listen-address="]
     url = f"http://127.0.0.1:{port}"
-    with _running(argv, folder / "alertmanager.log", url):
+    with running(argv, folder / "alertmanager.log", f"{url}/-/ready"):
         yield url
 
 
@@ -152,11 +152,12 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def _running(argv: list[str], log: Path, url: str) -> Iterator[None]:
+def running(argv: list[str], log: Path, ready_url: str) -> Iterator[None]:
+    """Run a program that listens, from when an address of it answers 200 to the end of the block."""
     with log.open("wb") as output:
         process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)
     try:
-        until(lambda: _answers(f"{url}/-/ready"), f"{argv[0]} is ready", READY_SECONDS, alive=process, every=0.05)
+        until(lambda: _answers(ready_url), f"{argv[0]} is ready", READY_SECONDS, alive=process, every=0.05)
         yield
     except BaseException:
         print(log.read_text("utf-8", "replace")[-3000:])

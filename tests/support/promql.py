@@ -9,7 +9,8 @@ from launcher.metrics import LauncherMetrics
 
 CAPTURE = Path(__file__).parents[1] / "fixtures" / "vllm" / "cap" / "metrics_after.txt"  # of a real vLLM
 OF_PROMETHEUS = {"up"}
-_NAME = re.compile(r"\b(?:gatehouse_|gatehouse:|vllm:)\w[\w:]*\b|\bup\b")
+OF_PROBER = {"probe_success", "probe_ssl_earliest_cert_expiry"}  # tests/integration/observe/test_prober.py
+_NAME = re.compile(r"\b(?:gatehouse_|gatehouse:|vllm:|probe_)\w[\w:]*\b|\bup\b")
 
 
 def metrics_of(expression: str) -> set[str]:
@@ -31,4 +32,4 @@ def known_metrics() -> set[str]:
         for family in registry.collect():
             suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}.get(family.type, ("",))
             names |= {family.name + suffix for suffix in suffixes}
-    return names | OF_PROMETHEUS
+    return names | OF_PROMETHEUS | OF_PROBER

@@ -12,11 +12,12 @@ from tests.support.promql import known_metrics, metrics_of
 
 ROOT = Path(__file__).parents[3]
 PROMETHEUS = ROOT / "deploy" / "prometheus"
+FILES = ("alerts.yml", "certificates.yml")
 
 
 def rules() -> list[dict[str, Any]]:
-    groups = yaml.safe_load((PROMETHEUS / "alerts.yml").read_text("utf-8"))["groups"]
-    return [rule for group in groups for rule in group["rules"]]
+    groups = [yaml.safe_load((PROMETHEUS / file).read_text("utf-8"))["groups"] for file in FILES]
+    return [rule for file in groups for group in file for rule in group["rules"]]
 
 
 ALERTS = {rule["alert"]: rule for rule in rules() if "alert" in rule}
@@ -29,15 +30,17 @@ def promtool(*arguments: str | Path) -> str:
 
 
 def test_prometheus_accepts_rules_and_configuration() -> None:
-    """`promtool check` of both files."""
-    assert f"{len(rules())} rules found" in promtool("check", "rules", PROMETHEUS / "alerts.yml")
+    """`promtool check` of all files."""
+    found = re.findall(r"(\d+) rules found", promtool("check", "rules", *(PROMETHEUS / file for file in FILES)))
+    assert sum(map(int, found)) == len(rules())
     assert "SUCCESS" in promtool("check", "config", PROMETHEUS / "prometheus.yml")
 
 
 def test_each_alert_fires_and_falls_silent() -> None:
     """`promtool test rules`: at each time of each case these alerts fire, and no others."""
-    assert "SUCCESS" in promtool("test", "rules", PROMETHEUS / "alerts.test.yml")
-    cases = yaml.safe_load((PROMETHEUS / "alerts.test.yml").read_text("utf-8"))["tests"]
+    files = [PROMETHEUS / file.replace(".yml", ".test.yml") for file in FILES]
+    assert promtool("test", "rules", *files).count("SUCCESS") == len(files)
+    cases = [case for file in files for case in yaml.safe_load(file.read_text("utf-8"))["tests"]]
     fired, silent = set(), set()
     for case in cases:
         times = [
@@ -73,7 +76,7 @@ def test_the_runbook_has_no_chapter_without_an_alert() -> None:
 
 @pytest.mark.parametrize("rule", rules(), ids=lambda rule: rule.get("alert") or rule["record"])
 def test_a_rule_asks_for_metrics_that_exist(rule: dict[str, Any]) -> None:
-    """Each name in an expression is exposed by the gateway, the launcher, vLLM or Prometheus, or recorded here."""
+    """Each name in an expression is exposed by the gateway, the launcher, vLLM, Prometheus or its prober, or recorded here."""
     recorded = {rule["record"] for rule in rules() if "record" in rule}
     assert metrics_of(rule["expr"]) <= known_metrics() | recorded
 
