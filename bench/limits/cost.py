@@ -87,7 +87,7 @@ def plain(server: RedisServer) -> Work:
         name = f"{time.perf_counter_ns():x}"
         rules = [part for rule in RULES[number % 100] for part in (rule.key, *_wire(rule.allowance))]
         periods = limiter._periods()  # noqa: SLF001
-        await script(keys, ["acquire", name, 500, 30 * SECOND, FORGET_AFTER, 0, *periods, *rules])
+        await script(keys, ["acquire", name, 500, 30 * SECOND, FORGET_AFTER, 0, "", *periods, *rules])
         await script(keys, ["settle", *periods, name, 300])
 
     return work

@@ -83,10 +83,13 @@ local function reserved(id)
   return reservation.till > now and reservation or nil
 end
 
--- id, tokens, lease, forget after, force (1: charge whatever the limits say), ends of days and months, then the rules.
+-- id, tokens, lease, forget after, force (1: charge whatever the limits say), valid until, ends of days and months, then
+-- the rules. What comes too late is refused: the gateway has given up, and may have settled what this would reserve.
 -- Returns whether it holds, how many of the first rule's leases there were, now, the ends, and each account as it is.
 local function acquire()
   local id, tokens, lease_time, forget_after, force = argument(), number(), number(), number(), number() == 1
+  local valid_until = number()
+  if valid_until and now > valid_until then return redis.error_reply('STALE the gateway no longer waits for this') end
   local day_end, month_end = period_end(), period_end()
   local rules, again, pass = {}, reserved(id) ~= nil, true
   while next_argument <= #ARGV do

@@ -27,7 +27,7 @@ import msgspec
 from gateway.limits.calendar import Calendar
 from gateway.limits.limiter import Allowance, Limiter, Rule, Verdict
 from gateway.limits.memory import MemoryLimiter, wall
-from gateway.limits.redis import MOST_AT_ONCE, RedisLimiter
+from gateway.limits.redis import GIVEN_UP_SECONDS, MOST_AT_ONCE, RedisLimiter
 from gateway.redis import Link, RedisAway
 
 _log = logging.getLogger("gatehouse.limits")
@@ -208,7 +208,8 @@ class FallbackLimiter:
 
     async def _come_back(self) -> None:
         while not self._bright:
-            await asyncio.sleep(self._retry * random.uniform(0.5, 1))  # noqa: S311 - spreads the gateways
+            # jitter spreads the gateways; what was under way must have been answered or be refused
+            await asyncio.sleep(max(GIVEN_UP_SECONDS, self._retry * random.uniform(0.5, 1)))  # noqa: S311
             self._retry = min(LONGEST_RETRY, 2 * self._retry)
             try:
                 await self._return()
@@ -238,16 +239,11 @@ class FallbackLimiter:
         self._on_mode(self.mode)
 
     async def _reach(self) -> None:
-        """Connect to the one that keeps our books, and probe it.
-
-        The probe is a request like any other: a memory that is full, or a replica, does not pass for health.
-        """
-        probe = f"probe-{uuid.uuid4().hex}"
+        """Connect to the one that keeps our books, and probe it."""
         for hop in range(MOST_HOPS):
             await self._link.connect()
             try:
-                await self._redis.acquire(probe, (Rule("probe", Allowance()),), 0)
-                await self._redis.settle({probe: 0})
+                await self._redis.probe()
             except RedisAway as error:
                 if not error.redirected or hop == MOST_HOPS - 1:
                     raise

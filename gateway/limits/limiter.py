@@ -131,6 +131,12 @@ class Verdict(msgspec.Struct, frozen=True):
         """Whether the request may pass."""
         return self.refusal is None
 
+    @property
+    def budget_used(self) -> float:
+        """The share of the day's or month's tokens that is taken, of the budget that has most; 0 without any."""
+        budgets = (rate for rate in (self.day, self.month) if rate is not None)
+        return max((1 - rate.remaining / rate.limit for rate in budgets), default=0.0)
+
 
 class Limiter(Protocol):
     """Counts against rules. Every method is atomic."""

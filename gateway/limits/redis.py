@@ -5,6 +5,7 @@ failover or a SCRIPT FLUSH. SCRIPT LOAD, which some providers forbid, is not nee
 """
 
 import hashlib
+import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import islice
@@ -15,13 +16,17 @@ import hiredis
 
 from gateway.limits.calendar import Calendar
 from gateway.limits.limiter import FORGET_AFTER, SECOND, Allowance, Rule, Verdict
-from gateway.limits.memory import wall
+from gateway.limits.memory import monotonic, wall
 from gateway.limits.standing import Moment, Standing, refusal, verdict
 from gateway.redis import Link
 
 SCRIPT = Path(__file__).with_name("acquire.lua").read_bytes()
 LAYOUT = 1  # of the keys; acquire.lua has it
 MOST_AT_ONCE = 256  # reservations in one renew or settle: Redis does nothing else meanwhile, for about 3 ms
+# Redis may get to a request after its caller has given up (it was stopped, the network held it back). So long after the
+# link's timeout it refuses such a request; settlements of what is in doubt are not sent before.
+GIVEN_UP_SECONDS = 0.05
+_NOW = 2  # where acquire's reply has the server's time
 _ACCOUNT_FIELDS = 7  # of each account in acquire's reply
 
 
@@ -35,15 +40,22 @@ class RedisLimiter:
         lease: float,
         time_zone: str,
         namespace: str = "gatehouse",
+        clock: Callable[[], int] = monotonic,
         wall: Callable[[], int] = wall,
         script: bytes = SCRIPT,
     ) -> None:
-        """`lease` is in seconds. `wall` only says which days are near; what counts is the server's clock."""
+        """`lease` is in seconds. `wall` only says which days are near; what counts is the server's clock.
+
+        `clock` measures how far the server's has moved since it last answered.
+        """
         self._link = link
         self._lease = round(lease * SECOND)
         self._calendar = Calendar(time_zone)
         self._wall = wall
+        self._clock = clock
+        self._ahead: int | None = None  # the server's clock less ours, as far as we know
         self._prefix = f"{{{namespace}:limits:{LAYOUT}}}"
+        self._patience = round((link.timeout + GIVEN_UP_SECONDS) * SECOND)
         self._script = script
         self._hash = hashlib.sha1(script).hexdigest()  # noqa: S324 - EVALSHA's own
 
@@ -59,14 +71,24 @@ class RedisLimiter:
         """Charge what has been used already. Repeating it within a day changes nothing."""
         await self._acquire(entry_id, rules, tokens, lease=0, forget_after=24 * 3600 * SECOND, force=1)
 
+    async def probe(self) -> None:
+        """Raise RedisAway unless it counts. A request like any other: neither full memory nor a replica pass for health."""
+        self._ahead = None
+        name = f"probe-{uuid.uuid4().hex}"
+        await self.acquire(name, (Rule("probe", Allowance()),), 0)
+        await self.settle({name: 0})
+
     async def _acquire(
         self, reservation_id: str, rules: Sequence[Rule], tokens: int, *, lease: int, forget_after: int, force: int
     ) -> Verdict:
-        arguments: list[str | int] = [reservation_id, tokens, lease, forget_after, force, *self._periods()]
+        arguments: list[str | int] = [reservation_id, tokens, lease, forget_after, force]
+        arguments += ["" if self._ahead is None else self._clock() + self._ahead + self._patience, *self._periods()]
         for rule in rules:
             arguments.append(rule.key)
             arguments += _wire(rule.allowance)
-        return _read(await self._call("acquire", arguments), rules, tokens)
+        reply = await self._call("acquire", arguments)
+        self._ahead = reply[_NOW] - self._clock()
+        return _read(reply, rules, tokens)
 
     async def renew(self, reservation_ids: Iterable[str]) -> None:
         """See Limiter.renew."""

@@ -41,7 +41,7 @@ class Link:
     def __init__(self, address: Address, timeout: float, on_lost: Callable[[str], None]) -> None:
         """`timeout` is in seconds, for each call; dialling has its own deadline."""
         self._address = address
-        self._timeout = timeout
+        self.timeout = timeout
         self._on_lost = on_lost
         self._session: _Session | None = None
 
@@ -58,7 +58,7 @@ class Link:
             connection = await self._address.dial()
         except (OSError, RedisError, TimeoutError) as error:
             raise RedisAway(f"no connection: {error}") from None
-        self._session = _Session(connection, self._timeout, self._lost)
+        self._session = _Session(connection, self.timeout, self._lost)
 
     async def call(self, *command: bytes | str | int) -> Any:
         """Send a command; return the reply: int, bytes, list, None or hiredis.ReplyError. Raises RedisAway."""

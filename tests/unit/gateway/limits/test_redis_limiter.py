@@ -8,8 +8,8 @@ from hypothesis import settings
 
 from gateway.limits.limiter import MINUTE, SECOND, Allowance, Pace, Rule
 from gateway.limits.memory import wall
-from gateway.limits.redis import SCRIPT, RedisLimiter
-from gateway.redis import Address, Link
+from gateway.limits.redis import GIVEN_UP_SECONDS, SCRIPT, RedisLimiter
+from gateway.redis import Address, Link, RedisAway
 from tests.support.redis_server import RedisServer, running_redis
 from tests.unit.gateway.limits.limiter_machine import DAY, LEASE, Clock, LimiterMachine
 
@@ -35,7 +35,13 @@ class RedisMachine(LimiterMachine):
         """One in a namespace of its own."""
         self.namespace = uuid.uuid4().hex
         return RedisLimiter(
-            self.link, lease=LEASE, time_zone="UTC", namespace=self.namespace, wall=clock, script=TESTED
+            self.link,
+            lease=LEASE,
+            time_zone="UTC",
+            namespace=self.namespace,
+            clock=clock,
+            wall=clock,
+            script=TESTED,
         )
 
     def call(self, coroutine):
@@ -79,7 +85,7 @@ async def test_yesterdays_refund_is_not_todays_gain(link: Link) -> None:
     """What a request of yesterday gives back changes neither today's budget nor this month's."""
     clock = Clock(1004 * DAY - 1)  # the last microsecond of 1972-09-30
     namespace = uuid.uuid4().hex
-    limiter = make(link, TESTED, namespace=namespace, wall=clock)
+    limiter = make(link, TESTED, namespace=namespace, clock=clock, wall=clock)
     rules = (Rule("total", Allowance(tokens_per_day=100, tokens_per_month=200)),)
 
     async def at(now: int) -> None:
@@ -222,3 +228,27 @@ async def test_a_call_that_was_cancelled_does_not_shift_the_answers(link: Link) 
     task.cancel()
     assert (await limiter.acquire("b", rules, 1)).running == 1
     assert await link.call("PING") == b"PONG"
+
+
+async def test_a_request_that_redis_gets_too_late_reserves_nothing(server: RedisServer) -> None:
+    """Redis was stopped; its client has given up and settled. What it then finds in the old connection it refuses."""
+    namespace = uuid.uuid4().hex
+    rules = (Rule("total", Allowance(concurrent=9)),)
+    old = Link(Address(server.url), 0.05, lambda reason: None)
+    await old.connect()
+    limiter = make(old, namespace=namespace)
+    await limiter.probe()
+    server.pause()
+    with pytest.raises(RedisAway):
+        await limiter.acquire("late", rules, 1)
+    await asyncio.sleep(GIVEN_UP_SECONDS)
+    server.resume()
+    new = Link(Address(server.url), 5, lambda reason: None)
+    await new.connect()
+    again = make(new, namespace=namespace)
+    for name in ("a", "b"):
+        await again.settle({"late": 0})
+        assert (await again.acquire(name, rules, 0)).running == "ab".index(name)
+        await asyncio.sleep(0.05)
+    assert server.cli("EXISTS", f"{{{namespace}:limits:1}}:r:late") == 0
+    await new.aclose()
