@@ -72,7 +72,7 @@ class RedisLimiter:
         await self._acquire(entry_id, rules, tokens, lease=0, forget_after=24 * 3600 * SECOND, force=1)
 
     async def probe(self) -> None:
-        """Raise RedisAway unless it counts. A request like any other: neither full memory nor a replica pass for health."""
+        """Raise RedisAway unless it counts. As a real request, it fails on a full memory and on a replica, too."""
         self._ahead = None
         name = f"probe-{uuid.uuid4().hex}"
         await self.acquire(name, (Rule("probe", Allowance()),), 0)
