@@ -114,6 +114,7 @@ class EngineApi:
         finally:
             if exchange.principal is not None and "admin" in exchange.principal.scopes:
                 exchange.headers["x-gatehouse-limiter"] = self._limits.mode
+        exchange.budget_used = verdict.budget_used
         fields = headers(verdict)
         exchange.headers.update(fields)
         if verdict.refusal is not None:

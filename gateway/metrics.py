@@ -27,6 +27,7 @@ ENGINE_STATES = (
 )  # fmt: skip
 LAG_INTERVAL = 0.5  # seconds between two probes of the event loop
 MOST_REASONS = 64
+NEAR_BUDGET = 0.8  # the share of a budget of tokens from which on a request counts as near its end
 # there from the start, at 0: the first of them, too, is an increase that an alert sees
 SINKS = ("queue", "file", "stdout")
 EXPECTED_REASONS = ("rate_limit_exceeded", "insufficient_quota")
@@ -109,6 +110,12 @@ class Metrics:
         self.rejections = Counter(
             "gatehouse_rejections", "Requests refused, by error code.", ("reason",), registry=registry
         )
+        self.near_budget = Counter(
+            "gatehouse_near_budget_requests", "Requests at 80 % of a day's or month's tokens, or above.", ("plan",),
+            registry=registry,
+        )  # fmt: skip
+        for name in self._plans:
+            self.near_budget.labels(name)
         self.consecutive_timeouts = Gauge(
             "gatehouse_consecutive_timeouts", "Timeouts since the engine last answered.", registry=registry
         )
@@ -164,6 +171,8 @@ class Metrics:
             children.completion.inc(usage.completion_tokens)
         if usage.reasoning_tokens:
             children.reasoning.inc(usage.reasoning_tokens)
+        if exchange.budget_used >= NEAR_BUDGET:
+            self.near_budget.labels(plan).inc()
         if self._teams:
             name = self._team(exchange)
             team = self._of_team.get(name) or self._make_team(name)

@@ -99,6 +99,14 @@ def test_only_configured_teams_have_series_of_their_own() -> None:
         assert value(metrics, "gatehouse_team_tokens_total", team=team, kind="completion") == 101 * times
 
 
+def test_requests_near_the_end_of_a_budget_are_counted_by_plan(metrics: Metrics) -> None:
+    """From 80 % on; there at 0 from the start, so that the first is an increase."""
+    for used, times in ((0.0, 0), (0.79, 0), (0.8, 1), (1.0, 2)):
+        metrics.observe(finished(budget_used=used))
+        assert value(metrics, "gatehouse_near_budget_requests_total", plan="member") == times
+    assert value(metrics, "gatehouse_near_budget_requests_total", plan="service") == 0
+
+
 def test_error_codes_are_bounded(metrics: Metrics) -> None:
     """An engine that makes up codes fills `other`."""
     for number in range(MOST_REASONS + 100):
