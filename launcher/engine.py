@@ -39,7 +39,6 @@ _STARTUP_POLL_SECONDS = 0.25
 _STARTUP_STOP_SECONDS = 3.0  # nothing is lost by a start-up that is broken off
 _LAST_WORDS_SECONDS = 5.0  # how long a server whose worker died in its start may take to say why
 _REST_SECONDS = 0.3  # for what it has printed to be read; its children may hold the pipe open for longer
-_MEMORY_LOOK_SECONDS = 10.0
 _MEMORY_SLACK_MIB = 512  # what others may take on a GPU while an engine lives
 _SETTLE_SECONDS = 0.3  # requests that the gateway sent before it heard of the drain arrive within this
 
@@ -190,8 +189,6 @@ class EngineRun:
         if self._dying:
             return
         self._answered = True
-        if self.process is not None:
-            self.process.observe(memory=True)
         self._report(Answered())
 
     async def _warm_then_watch(self) -> None:
@@ -212,13 +209,8 @@ class EngineRun:
         await self._watch_health(self.probe)
 
     async def _watch_tree(self, process: EngineProcess) -> None:
-        clock = asyncio.get_running_loop().time
-        next_look = clock()
         while True:
-            look = clock() >= next_look
-            process.observe(memory=look)
-            if look:
-                next_look = clock() + _MEMORY_LOOK_SECONDS
+            process.observe()
             if (death := process.death()) is not None:
                 break
             await asyncio.sleep(POLL_SECONDS)

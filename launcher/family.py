@@ -54,6 +54,16 @@ def is_dead(pid: int) -> bool:
         return True
 
 
+def is_gone(pid: int) -> bool:
+    """Whether all of the process has ended: a zombie's other threads may still hold its memory, that of the GPU too."""
+    if not is_dead(pid):
+        return False
+    try:
+        return len(os.listdir(f"/proc/{pid}/task")) <= 1  # noqa: PTH208 - only their number counts
+    except OSError:
+        return True
+
+
 class Family:
     """The processes of one engine, as far as they have been seen."""
 
@@ -95,7 +105,7 @@ class Family:
                 found |= {child.pid for child in psutil.Process(pid).children(recursive=True)}
         found.discard(os.getpid())
         self._note(found)
-        return {pid for pid in found if not is_dead(pid)}
+        return {pid for pid in found if not is_gone(pid)}
 
     def kill(self, pids: Iterable[int]) -> None:
         """SIGKILL each of these, if it still is the process that was seen."""

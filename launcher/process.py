@@ -13,6 +13,7 @@ import re
 import secrets
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.2  # how often the tree is looked at: a death is noticed within this time
 _OUTPUT_END_SECONDS = 2.0
+_FRESH_SECONDS = 5.0  # a new name that nobody of the engine uses yet may be claimed in a moment
+_LOOK_AGAIN_SECONDS = 10.0  # later it is another's, most likely
 _TITLE = "VLLM::"  # vLLM titles its processes: VLLM::EngineCore, VLLM::Worker_TP0
 _RENDEZVOUS = re.compile(r"distributed_init_method=file://(\S*/vllm_dist_[0-9a-f]{32})\b")
 _ANNOUNCED = re.compile(r"\((EngineCore|Worker)\S* pid=(\d+)\)")  # and names them in front of their log lines
@@ -61,7 +64,9 @@ class Ladder:
 class EngineProcess:
     """A started engine. Make one with `spawn`."""
 
-    def __init__(self, popen: subprocess.Popen[bytes], record: Record, record_path: Path, output: Output) -> None:
+    def __init__(
+        self, popen: subprocess.Popen[bytes], record: Record, record_path: Path, output: Output, older: set[str]
+    ) -> None:
         self.pid = popen.pid
         self.output = output
         self._popen = popen
@@ -69,6 +74,9 @@ class EngineProcess:
         self._record_path = record_path
         self._family = Family(popen.pid, record.marker)
         self._roles: dict[int, str] = {}
+        self._older = older
+        self._unclaimed: frozenset[str] = frozenset()
+        self._newest_at = self._looked_at = 0.0
         self._hurry = asyncio.Event()
 
     @classmethod
@@ -83,6 +91,7 @@ class EngineProcess:
         on_line: Callable[[str], None],
     ) -> "EngineProcess":
         """Start `argv` in a session of its own. OSError when there is no such program."""
+        older = traces.names()  # in shared memory: not this engine's
         sockets = traces.make_socket_directory()
         record = Record(marker=secrets.token_hex(16), port=port, socket_directory=str(sockets))
         record.save(record_path)  # before the start: the marker finds a process that nobody has recorded yet
@@ -110,7 +119,7 @@ class EngineProcess:
             on_line(line)
 
         output = Output(log_file, hear)
-        engine = cls(popen, record, record_path, output)
+        engine = cls(popen, record, record_path, output, older)
         record.session = popen.pid
         engine.observe()
         output.attach(read_end)
@@ -118,32 +127,41 @@ class EngineProcess:
 
     def _hear(self, line: str) -> None:
         for role, pid in _ANNOUNCED.findall(line):
-            if int(pid) in self._family.seen:
+            if int(pid) in self._family.seen and int(pid) != self.pid:
                 self._roles[int(pid)] = role
         self._record.files += _RENDEZVOUS.findall(line)
 
-    def observe(self, *, memory: bool = False) -> None:
-        """Note who belongs to the engine now, and with `memory` its shared memory too; save what changed."""
-        before = dict(self._family.seen), set(self._record.shared_memory)
+    def observe(self) -> None:
+        """Note who belongs to the engine now, and which shared memory; save what changed."""
+        before = dict(self._family.seen), self._record.shared_memory
         members = self._family.scan()
         for pid in members - self._roles.keys():
             with contextlib.suppress(OSError):
                 title = Path(f"/proc/{pid}/comm").read_text().strip()
                 if title.startswith(_TITLE):
                     self._roles[pid] = title.removeprefix(_TITLE)
-        shared = set(self._record.shared_memory)
-        if memory:
-            shared |= traces.shared_memory(members)
-        if (self._family.seen, shared) != before or not self._record.members:
+        self._observe_memory(members)
+        if (self._family.seen, self._record.shared_memory) != before or not self._record.members:
             self._record.members = dict(self._family.seen)
-            self._record.shared_memory = sorted(shared)
             self._record.save(self._record_path)
+
+    def _observe_memory(self, members: set[int]) -> None:
+        """Find out whose the names in /dev/shm are that came after the start, while those who use them live."""
+        new, now = frozenset(traces.names() - self._older - set(self._record.shared_memory)), time.monotonic()
+        if new - self._unclaimed:
+            self._newest_at = now
+        fresh = now - self._newest_at < _FRESH_SECONDS
+        if not new or not (fresh or now - self._looked_at > _LOOK_AGAIN_SECONDS):
+            return
+        mine = traces.shared_memory(members)
+        self._unclaimed, self._looked_at = new - mine, now
+        self._record.shared_memory = sorted({*self._record.shared_memory, *mine})
 
     def death(self) -> Death | None:
         """Say what has died, if anything; call `observe` before."""
-        if (code := self._popen.poll()) is not None:
-            return Death(exit_code=code)
         dead = [f"{role} (pid {pid})" for pid, role in self._roles.items() if is_dead(pid)]
+        if (code := self._popen.poll()) is not None:  # asked last: when all die at once, the first process says why
+            return Death(exit_code=code)
         return Death(", ".join(dead)) if dead else None
 
     def listens(self) -> bool:
@@ -180,7 +198,7 @@ class EngineProcess:
 
     async def stop(self, ladder: Ladder) -> list[int]:
         """Go down the ladder until nothing of the engine is left. Returns the pids that could not be killed."""
-        self.observe(memory=True)
+        self.observe()
         for wait in (ladder.first, ladder.second):
             if wait <= 0 or self._hurry.is_set() or self._popen.poll() is not None:
                 break

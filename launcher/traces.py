@@ -18,6 +18,13 @@ _KINDS = re.compile(r"(psm_|sem\.loky-|sem\.mp-|torch_|nccl-)")
 _SOCKETS_PREFIX = "gatehouse-"
 
 
+def names() -> set[str]:
+    """All names in /dev/shm of the kinds that vLLM leaves, whosever they are."""
+    with contextlib.suppress(OSError):
+        return {entry.name for entry in os.scandir(SHM) if _KINDS.match(entry.name)}
+    return set()
+
+
 def shared_memory(pids: Iterable[int]) -> set[str]:
     """Names in /dev/shm of what these processes have mapped now, of the kinds that vLLM leaves.
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from launcher.record import load
+from launcher.traces import shared_memory
 from tests.support.processes import alive_in_session
 
 _PROPERTY = "death"
@@ -56,11 +57,12 @@ class Belongings:
 
     @classmethod
     def of(cls, state_dir: Path) -> Belongings:
-        """Those of the engine that runs now."""
+        """Those of the engine that runs now: what is recorded, and what its processes really use."""
         record = load(state_dir / "engine.json")
         assert record is not None
         assert record.session is not None
-        shared = tuple(Path("/dev/shm") / name for name in record.shared_memory)
+        names = {*record.shared_memory, *shared_memory(alive_in_session(record.session))}
+        shared = tuple(Path("/dev/shm") / name for name in sorted(names))
         return cls(record.session, (*shared, Path(record.socket_directory or "/nowhere")))
 
     def left(self) -> list[str]:

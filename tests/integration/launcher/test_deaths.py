@@ -117,6 +117,8 @@ async def test_every_death_is_found_and_repaired(
         struck = asyncio.create_task(strike(run))
         if strike not in (exit_0, engine_dead):
             await struck
+        if strike is engine_dead:  # while it gives up it answers 500 to everybody
+            await until(lambda: noticed(run, had.session), f"{name} is noticed: {run.status}")
         late = asyncio.create_task(request(gate))
         calls.push_async_callback(asyncio.wait, [late])
         await until(lambda: noticed(run, had.session), f"{name} is noticed: {run.status}")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.family import become_subreaper, birth, boot_id
+from launcher.family import Family, become_subreaper, birth, boot_id, is_dead, is_gone
 from launcher.host import free_port, port_is_free
 from launcher.output import LogFile
 from launcher.process import EngineProcess, Ladder
@@ -75,7 +75,7 @@ async def tree(tmp_path: Path, *options: str) -> AsyncIterator[Tree]:
     try:
         await until(lambda: any(line.startswith("tree") for line in lines), "the tree is up")
         _, semaphore, memory, *pids = next(line for line in lines if line.startswith("tree")).split()
-        process.observe(memory=True)
+        process.observe()
         shm = Path("/dev/shm")
         yield Tree(process, record, shm / f"sem.{semaphore.lstrip('/')}", shm / memory, [int(pid) for pid in pids])
     finally:
@@ -213,6 +213,27 @@ async def test_a_reused_pid_is_not_killed(tmp_path: Path, reboot: bool):
     finally:
         stranger.kill()
         stranger.wait()
+
+
+HALF_DEAD = """
+import ctypes, threading, time
+threading.Thread(target=time.sleep, args=(600,)).start()
+ctypes.CDLL(None).syscall(60, 0)  # exit(2), not exit_group(2): this thread only
+"""
+
+
+async def test_a_zombie_with_living_threads_is_not_gone():
+    """A large process ends thread by thread; while one lives its memory is held, though ps calls it a zombie already."""
+    process = subprocess.Popen([sys.executable, "-c", HALF_DEAD], start_new_session=True)
+    try:
+        await until(lambda: is_dead(process.pid), "its first thread has ended")
+        assert not is_gone(process.pid)
+        assert Family(process.pid, "").living() == {process.pid}
+        process.kill()
+        await until(lambda: is_gone(process.pid), "all of it has ended")
+    finally:
+        process.kill()
+        process.wait()
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"marker": 1, "surprise": 2}'])
