@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from fnmatch import fnmatchcase
@@ -105,6 +106,7 @@ class EngineApi:
 
     async def _reserve(self, exchange: Exchange, shaped: Shaped) -> int:
         """Reserve a request and its tokens. Returns how many of the caller's run already; raises TooManyRequests."""
+        asked = time.monotonic()
         try:
             verdict = await self._limits.reserve(exchange, shaped.model, shaped.prompt_estimate, shaped.max_tokens)
         except LimiterUnavailable:
@@ -114,6 +116,7 @@ class EngineApi:
         finally:
             if exchange.principal is not None and "admin" in exchange.principal.scopes:
                 exchange.headers["x-gatehouse-limiter"] = self._limits.mode
+        exchange.limiter_seconds = time.monotonic() - asked
         exchange.budget_used = verdict.budget_used
         fields = headers(verdict)
         exchange.headers.update(fields)

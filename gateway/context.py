@@ -89,6 +89,7 @@ class Exchange:
     usage: Usage = field(default_factory=Usage)
     prompt_estimate: int = 0
     reserved_tokens: int = 0
+    limiter_seconds: float | None = None  # how long the limiter took to say yes or no
     budget_used: float = 0.0  # share of the tightest budget of a day or month that is taken, by its reservation too
     unmetered: list[str] = field(
         default_factory=list

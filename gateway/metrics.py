@@ -25,6 +25,8 @@ OVERHEAD_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1,
 ENGINE_STATES = (
     "unknown", "unreachable", "stopped", "starting", "warming", "ready", "stalled", "restarting", "draining", "failed",
 )  # fmt: skip
+LIMITER_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1)
+
 LAG_INTERVAL = 0.5  # seconds between two probes of the event loop
 MOST_REASONS = 64
 NEAR_BUDGET = 0.8  # the share of a budget of tokens from which on a request counts as near its end
@@ -110,6 +112,10 @@ class Metrics:
         self.rejections = Counter(
             "gatehouse_rejections", "Requests refused, by error code.", ("reason",), registry=registry
         )
+        self.limiter = Histogram(
+            "gatehouse_limiter_seconds", "How long the limiter, Redis where there is one, took to answer.",
+            buckets=LIMITER_BUCKETS, registry=registry,
+        )  # fmt: skip
         self.near_budget = Counter(
             "gatehouse_near_budget_requests", "Requests at 80 % of a day's or month's tokens, or above.", ("plan",),
             registry=registry,
@@ -171,6 +177,8 @@ class Metrics:
             children.completion.inc(usage.completion_tokens)
         if usage.reasoning_tokens:
             children.reasoning.inc(usage.reasoning_tokens)
+        if exchange.limiter_seconds is not None:
+            self.limiter.observe(exchange.limiter_seconds)
         if exchange.budget_used >= NEAR_BUDGET:
             self.near_budget.labels(plan).inc()
         if self._teams:

@@ -99,6 +99,14 @@ def test_only_configured_teams_have_series_of_their_own() -> None:
         assert value(metrics, "gatehouse_team_tokens_total", team=team, kind="completion") == 101 * times
 
 
+def test_the_limiters_time_is_that_of_requests_it_was_asked_about(metrics: Metrics) -> None:
+    """A request that never came to it says nothing."""
+    metrics.observe(finished(limiter_seconds=None))
+    metrics.observe(finished(limiter_seconds=0.002))
+    assert value(metrics, "gatehouse_limiter_seconds_count") == 1
+    assert value(metrics, "gatehouse_limiter_seconds_sum") == 0.002
+
+
 def test_requests_near_the_end_of_a_budget_are_counted_by_plan(metrics: Metrics) -> None:
     """From 80 % on; there at 0 from the start, so that the first is an increase."""
     for used, times in ((0.0, 0), (0.79, 0), (0.8, 1), (1.0, 2)):
