@@ -65,9 +65,13 @@ class Sections(BaseModel):
 
     @model_validator(mode="after")
     def _plans_exist(self) -> Self:
-        for key in ("default_plan", "user_plan"):
-            if (plan := getattr(self.auth, key)) not in self.plans:
-                raise ValueError(f"auth.{key}: there is no plan {plan!r}; plans are {', '.join(sorted(self.plans))}")
+        named = {"auth.default_plan": self.auth.default_plan, "auth.user_plan": self.auth.user_plan}
+        for number, issuer in enumerate(self.auth.issuers):
+            named[f"auth.issuers.{number}.default_plan"] = issuer.default_plan or self.auth.default_plan
+            named |= {f"auth.issuers.{number}.plan_names.{group}": plan for group, plan in issuer.plan_names.items()}
+        wrong = [f"{key}: there is no plan {plan!r}" for key, plan in named.items() if plan not in self.plans]
+        if wrong:
+            raise ValueError(f"{'; '.join(wrong)}; plans are {', '.join(sorted(self.plans))}")
         return self
 
 

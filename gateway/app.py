@@ -74,9 +74,7 @@ class Gateway:
         self.app.cleanup_ctx.append(self._counting)  # after the store's: it is open by then, and still at the end
         self.metrics.watch_engine(lambda: self.engine.state)
         self.metrics.watch_in_flight(lambda: self.in_flight)
-        self.admin_app = create_admin_app(
-            self.metrics, self.engine, config.engine.status_socket, self.observer.running
-        )
+        self.admin_app = create_admin_app(self.metrics, self.engine, config.engine.status_socket, self.observer.running)
 
     def _public_app(self) -> web.Application:
         app = web.Application(

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from gateway.context import Exchange, Outcome
 from gateway.engine import Engine
-from gateway.limits.estimate import estimate_prompt_tokens
+from gateway.estimate import estimate_prompt_tokens
 from gateway.upstream import UpstreamClosed
 
 log = logging.getLogger("gatehouse.settlement")

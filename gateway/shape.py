@@ -15,7 +15,7 @@ from gateway.config import GatewaySettings
 from gateway.context import Api
 from gateway.dialects.openai import running_usage
 from gateway.errors import BadRequest
-from gateway.limits.estimate import estimate_prompt_tokens
+from gateway.estimate import estimate_prompt_tokens
 from gateway.routes import Route
 
 # set by the gateway, or of no business of a caller (docs/security.md names the incident behind each)
@@ -43,7 +43,7 @@ _OUTPUT_LIMITS = {
     Api.RESPONSES: ("max_output_tokens",),
     Api.MESSAGES: ("max_tokens",),
 }
-# what an estimate may be off by, and what a chat template adds: see gateway/limits/estimate.py
+# what an estimate may be off by, and what a chat template adds: see gateway/estimate.py
 ESTIMATE_MARGIN, TEMPLATE_TOKENS = 1.35, 256
 COMPLETIONS_DEFAULT_MAX_TOKENS = 16  # vLLM's, like OpenAI's
 

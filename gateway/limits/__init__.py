@@ -12,7 +12,7 @@ import msgspec
 
 from gateway.config import Config
 from gateway.context import Exchange
-from gateway.limits.estimate import Corrections
+from gateway.estimate import Corrections
 from gateway.limits.fallback import FallbackLimiter, LimiterUnavailable
 from gateway.limits.limiter import Kind, Limiter, Verdict
 from gateway.limits.memory import MemoryLimiter

@@ -174,6 +174,16 @@ def test_a_plan_keeps_the_limits_that_are_not_mentioned(tmp_path: Path) -> None:
     assert plans["big"].requests_per_minute is None
 
 
+def test_a_plan_that_does_not_exist(tmp_path: Path) -> None:
+    """Whoever is given one, by the house or by an issuer: said at the start, not at the first request."""
+    issuer = (
+        "{name: corp, audience: a, issuer: 'https://x', jwks_file: /x, plan_names: {staff: gold}, default_plan: tin}"
+    )
+    [told] = problems(written(tmp_path, f"auth: {{user_plan: silver, issuers: [{issuer}]}}"))
+    for key in ("auth.user_plan: ", "auth.issuers.0.default_plan: ", "auth.issuers.0.plan_names.staff: "):
+        assert key in told
+
+
 def test_a_key_that_stands_twice(tmp_path: Path) -> None:
     """PyYAML would take the last one in silence."""
     assert "'port' stands twice" in problems(written(tmp_path, "gateway: {port: 1, port: 2}"))[0]

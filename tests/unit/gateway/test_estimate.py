@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.limits.estimate import IMAGE_TOKENS, Correction, Corrections, estimate_prompt_tokens
+from gateway.estimate import IMAGE_TOKENS, Correction, Corrections, estimate_prompt_tokens
 
 CORPUS = json.loads((Path(__file__).parent / "estimate_corpus.json").read_text("utf-8"))
 KINDS = sorted({piece["kind"] for piece in CORPUS})
