@@ -93,6 +93,7 @@ def _figures(now: Look, before: Look | None) -> Table:
         return f"{max(0.0, now.sum(name, **labels) - before.sum(name, **labels)) / (now.at - before.at):.1f}"
 
     failed = ("engine_failed", "timeout")
+    # tokens are the engine's figures, for it counts them as they come, the gateway when a request has ended
     limiter = now.which("gatehouse_limiter_mode", "mode")
     rows = [
         ("requests/s", rate("gatehouse_requests_total"), "running", f"{now.sum('vllm:num_requests_running'):.0f}"),
@@ -100,8 +101,8 @@ def _figures(now: Look, before: Look | None) -> Table:
          "waiting", f"{now.sum('vllm:num_requests_waiting'):.0f}"),
         ("  refused/s", rate("gatehouse_rejections_total"),
          "KV cache", f"{100 * now.sum('vllm:kv_cache_usage_perc'):.0f} %"),
-        ("prompt tokens/s", rate("gatehouse_tokens_total", kind="prompt"), "limiter", limiter),
-        ("generated tokens/s", rate("gatehouse_tokens_total", kind="completion"),
+        ("prompt tokens/s", rate("vllm:prompt_tokens_total"), "limiter", limiter),
+        ("generated tokens/s", rate("vllm:generation_tokens_total"),
          "log lines lost", f"{now.sum('gatehouse_log_lines_dropped_total'):.0f}"),
     ]  # fmt: skip
     table = Table.grid(padding=(0, 3))

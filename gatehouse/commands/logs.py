@@ -122,7 +122,9 @@ def brief(line: Line) -> "Text":
         value = line.get(name)
         return "-" if value is None else str(value)
 
-    ended = f"{get('outcome')} ({line['error_code']})" if line.get("error_code") else get("outcome")
+    ended = get("outcome")
+    if line.get("error_code") not in {None, ended}:
+        ended += f" ({line['error_code']})"
     text = Text(f"{get('ts')[:19].replace('T', ' ')} ", style="dim", end="")
     text.append(f"{get('status')} {ended}", style=STYLES.get(get("outcome"), "red"))
     text.append(f"  {get('subject')}", style="bold")
