@@ -189,6 +189,8 @@ class EngineRun:
         if self._dying:
             return
         self._answered = True
+        if self.process is not None:
+            self.process.observe()  # by now it has all its shared memory: known before anything can kill it
         self._report(Answered())
 
     async def _warm_then_watch(self) -> None:
