@@ -25,6 +25,7 @@ RECONNECT_SECONDS = 0.25
 # held by this gateway for the whole wait; the launcher sends a heartbeat every 10 s
 SILENCE_SECONDS = 30.0
 ASK_SECONDS = 5.0
+SETTLE_SECONDS = 3.0  # the launcher notices a death within one
 
 # what vLLM answers while it dies or stops (recorded: vllm facts, life/); the request can be sent to its successor
 DYING = (
@@ -45,8 +46,11 @@ class Engine:
         self._url: str | None = None
         self._address = ("", 0)
         self.authority = ""
+        self.generation = 0  # of readiness: another one means that it was away in between
         self.ready_since = time.time()
         self._ready = asyncio.Event()
+        self._away = asyncio.Event()  # the opposite
+        self._away.set()
         self.set_url(config.engine.url)
 
     def set_url(self, url: str | None) -> None:
@@ -87,6 +91,21 @@ class Engine:
                 await self._ready.wait()
         return self._ready.is_set()
 
+    async def settle(self, generation: int) -> None:
+        """After a request was lost with its engine: wait until the launcher has noticed, too.
+
+        `generation` is the engine's when the request was sent. An engine that is as ready as before after
+        SETTLE_SECONDS has survived whatever it was.
+        """
+        if self.generation == generation:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SETTLE_SECONDS):
+                    await self._away.wait()
+
+    def forget_idle(self) -> None:
+        """Close the idle connections: one of them was found closed by the engine."""
+        self._pool.drop_idle()
+
     async def connect(self) -> Connection:
         """Return a connection. Raises UpstreamClosed or UpstreamTimeout."""
         if self._url is None:
@@ -100,10 +119,13 @@ class Engine:
         self.set_url(status.get("url"))
         if status.get("state") == "ready":
             if before != "ready":
+                self.generation += 1
                 self.ready_since = time.time()
             self._ready.set()
+            self._away.clear()
         else:
             self._ready.clear()
+            self._away.set()
         if self.state != before:
             log.info("engine: %s -> %s%s", before, self.state, f" ({status['reason']})" if status.get("reason") else "")
 

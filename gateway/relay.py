@@ -43,6 +43,10 @@ class _EngineLost(Exception):
     """The engine failed before anything of its answer was passed on: the request can be sent again."""
 
 
+class _StaleConnection(Exception):
+    """A connection that had been idle was closed instead of answered: the engine had never read the request."""
+
+
 class Relay:
     """Relays requests to one engine."""
 
@@ -122,14 +126,18 @@ class _Passage:
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
             self.exchange.held_seconds = time.monotonic() - arrived
+            generation = self.engine.generation
             try:
                 return await self._attempt(connection)
+            except _StaleConnection:
+                self.engine.forget_idle()  # so that this cannot happen twice
+                continue
             except _EngineLost as lost:
                 sent += 1
                 log.warning("%s: the engine failed before its answer: %s", self.exchange.request_id, lost)
                 if sent > self.settings.max_resends or time.monotonic() >= held_until:
                     raise self._unavailable() from lost
-                await asyncio.sleep(RETRY_SECONDS)
+                await self.engine.settle(generation)
             finally:
                 connection.release()
 
@@ -165,7 +173,7 @@ class _Passage:
             connection.send(head, self.body)
             answer = await connection.head()
         except UpstreamClosed as error:
-            raise _EngineLost(str(error)) from error
+            raise (_StaleConnection if connection.idle_since else _EngineLost)(str(error)) from error
         except UpstreamTimeout as error:
             raise EngineTimeout("The engine did not answer in time; its work was aborted.") from error
         if answer.status == 200 and _is_event_stream(answer):

@@ -50,7 +50,7 @@ class Connection(asyncio.Protocol):
         self._timer_at = 0.0
         self._deadline = float("inf")
         self._busy = False
-        self.idle_since = 0.0
+        self.idle_since = 0.0  # 0: it has not served a request yet
         self._start_message()
 
     def _start_message(self) -> None:
@@ -261,7 +261,7 @@ class Pool:
     async def connect(self, host: str, port: int) -> Connection:
         """Return a connection to the engine, idle or new. Raises UpstreamClosed, or UpstreamTimeout."""
         if self._address != (host, port):
-            self._drop_idle()
+            self.drop_idle()
             self._address = (host, port)
         oldest = time.monotonic() - self._keep_alive
         while self._idle:
@@ -285,7 +285,8 @@ class Pool:
         else:
             self._idle.append(connection)
 
-    def _drop_idle(self) -> None:
+    def drop_idle(self) -> None:
+        """Close the connections that nobody uses."""
         for connection in self._idle:
             connection.abort()
         self._idle.clear()
@@ -293,4 +294,4 @@ class Pool:
     def close(self) -> None:
         """Close the idle connections, and each busy one as soon as it is released."""
         self._closed = True
-        self._drop_idle()
+        self.drop_idle()

@@ -119,6 +119,36 @@ async def test_a_request_that_kills_engines_is_not_sent_for_ever(tmp_path: Path)
         assert (line["outcome"], line["prompt_tokens"]) == ("engine_failed", 0)
 
 
+async def test_a_dying_engine_does_not_use_up_the_resend(tmp_path: Path) -> None:
+    """It refuses for a moment before anybody sees it dead: the request waits for that, and for the engine after it."""
+    dying = b'{"error":{"message":"EngineCore encountered an issue.","code":500}}'
+    deaths: list[float] = []
+
+    def answer(_head: bytes, _body: bytes) -> Script:
+        deaths.append(time.monotonic())
+        if time.monotonic() - deaths[0] < 0.5:
+            return Script([http_answer(dying, status="500 Internal Server Error")])
+        return Script([http_answer(b'{"choices":[]}', "content-type: application/json")])
+
+    async with scripted_engine() as engine, gateway(engine.url, tmp_path) as gate:
+        engine.answer = answer
+        async with gate.post("/v1/chat/completions", body_of("/v1/chat/completions", stream=False)) as served:
+            assert served.status == 200
+        assert len(deaths) == 2
+
+
+async def test_an_idle_connection_that_the_engine_closes_costs_nothing(tmp_path: Path) -> None:
+    """The keep-alive race: the request was never read, so it is sent again at once, on a new connection, and uncounted."""
+    good = http_answer(b'{"choices":[]}', "content-type: application/json")
+    async with scripted_engine() as engine, gateway(engine.url, tmp_path, gateway={"max_resends": 0}) as gate:
+        scripts = iter([Script([good]), Script([], abort=True), Script([good])])
+        engine.answer = lambda _head, _body: next(scripts)
+        for _ in range(2):
+            async with gate.post("/v1/chat/completions", body_of("/v1/chat/completions", stream=False)) as answer:
+                assert answer.status == 200
+        assert len(engine.received) == 3
+
+
 @APIS
 async def test_an_engine_that_is_away_for_too_long(tmp_path: Path, path: str) -> None:
     """Held for hold_seconds, then 503 with Retry-After in the API's shape."""
