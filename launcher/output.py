@@ -10,9 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 log = logging.getLogger(__name__)
+engine_log = logging.getLogger("engine")  # what the engine itself says
 
 _CHUNK = 1 << 16
 _LONGEST_LINE = 1 << 16
+_LEVELS = {"WARNING": logging.WARNING, "ERROR": logging.ERROR, "CRITICAL": logging.CRITICAL}
+_LEVEL = re.compile(rf"\b({'|'.join(_LEVELS)})\b")
+_SHOWN = 300  # characters of a line that is passed on; the file has all of it
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -49,6 +53,13 @@ class LogFile:
 
 def _plain(line: bytes) -> str:
     return _ANSI.sub("", line.decode(errors="replace"))
+
+
+def _pass_on(line: str) -> None:
+    """Into our own log, at the level that vLLM gives it, shortened; what is no warning only for who debugs."""
+    found = _LEVEL.search(line, 0, 80)
+    level = _LEVELS[found[1]] if found else logging.DEBUG
+    engine_log.log(level, "%s", line if len(line) <= _SHOWN else line[:_SHOWN] + "…")
 
 
 def _private(path: str, flags: int) -> int:
@@ -107,6 +118,7 @@ class Output:
         self._file.write(shown.encode() + b"\n")
         if shown:
             self.tail.append(shown)
+            _pass_on(shown)
 
     async def ended(self, timeout: float) -> None:  # noqa: ASYNC109 - a deadline by contract, not an error
         """Wait until the pipe's other end is closed by all who held it, at most so many seconds."""

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import logging
 import signal
 import sys
 from collections.abc import Callable
@@ -13,6 +14,8 @@ import aiohttp
 import click
 
 from gatehouse.bar import StartupBar
+from gateway.config import LoggingSettings
+from gateway.logs import setup_process_logging
 from launcher.config import EngineSettings
 from launcher.notify import notify, watchdog_seconds
 from launcher.service import Launcher
@@ -26,6 +29,11 @@ _EXIT_UNREACHABLE = 3  # no launcher answers
 class _Settings(Protocol):
     @property
     def engine(self) -> EngineSettings: ...
+
+    @property
+    def logging(self) -> LoggingSettings:
+        """How messages are logged."""
+        ...
 
 
 class EngineContext(Protocol):
@@ -52,6 +60,7 @@ def engine(ctx: click.Context) -> None:
     """Run the engine in the foreground until SIGTERM or Ctrl-C; a second Ctrl-C kills it at once."""
     if ctx.invoked_subcommand is None:
         context: EngineContext = ctx.obj
+        log_as_launcher(context.settings.logging)
         ctx.exit(asyncio.run(_run(context)))
 
 
@@ -137,6 +146,12 @@ class Reporter:
                 self._write(line)
                 for text in status.tail if status.state == "failed" else ():
                     self._write(f"  | {text}")
+
+
+def log_as_launcher(settings: LoggingSettings) -> None:
+    """Log in the record's form. The launcher's states are left out: the Reporter tells them."""
+    setup_process_logging(settings)
+    logging.getLogger("launcher").setLevel(logging.WARNING)
 
 
 async def _run(context: EngineContext) -> int:

@@ -9,7 +9,7 @@ import time
 
 import click
 
-from gatehouse.commands.engine import Reporter
+from gatehouse.commands.engine import Reporter, log_as_launcher
 from gatehouse.commands.gateway import PARENT
 from gatehouse.commands.greeting import gateway_of, greeting
 from gatehouse.context import Context
@@ -31,6 +31,7 @@ GRACE_SECONDS = 10.0  # beyond drain_seconds, before a gateway that does not sto
 def up(context: Context, port: int | None, admin_port: int | None, *, demo: bool) -> None:
     """Start the engine and the gateway. Ctrl-C lets running requests finish and leaves nothing behind."""
     context.demo = demo
+    log_as_launcher(context.settings.logging)
     sys.exit(asyncio.run(_Up(context, port, admin_port).run()))
 
 

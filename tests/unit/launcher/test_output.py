@@ -1,6 +1,7 @@
 """The pump for the engine's output."""
 
 import asyncio
+import logging
 import os
 from itertools import pairwise
 from pathlib import Path
@@ -77,3 +78,19 @@ async def test_a_pipe_is_read_to_its_end(tmp_path: Path):
     assert list(output.tail)[-2:] == ["line 19999", "no newline"]
     assert len(output.tail) == 200
     assert (tmp_path / "log").read_text().count("\n") == 20_001
+
+
+def test_the_engines_warnings_are_passed_on_shortened(caplog):
+    """Ours has what the engine warns of, at its own level and cut; the rest is for who debugs; the file has all of it."""
+    lines = [
+        "(APIServer pid=1) INFO 11-22 08:16:43 [api_utils.py:347] version 0.32.0",
+        "(APIServer pid=1) WARNING 11-22 08:16:43 [system_utils.py:255] Found ulimit of 20000 " + "x" * 400,
+        "(EngineCore pid=2) ERROR 11-22 08:16:43 [core.py:1] boom",
+        "Traceback (most recent call last):",
+    ]
+    output = Output(LogFile(Path("/dev/null"), 10_000, 1), lambda _: None)
+    with caplog.at_level(logging.DEBUG, logger="engine"):
+        output.feed("".join(f"{line}\n" for line in lines).encode())
+    assert [record.levelname for record in caplog.records] == ["DEBUG", "WARNING", "ERROR", "DEBUG"]
+    assert len(caplog.records[1].getMessage()) == 301
+    assert list(output.tail) == lines
