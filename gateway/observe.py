@@ -97,12 +97,12 @@ class Observer:
             exchange.status = response.status
             exchange.end(Outcome.COMPLETE if response.status < 400 else Outcome.REJECTED)
         except asyncio.CancelledError:
-            if exchange.stopped_by is not None and not exchange.status:  # no answer has begun
-                task.uncancel()
-                return self._answer(exchange, exchange.stopped_by)
-            exchange.status = exchange.status or CLIENT_CLOSED_REQUEST
-            exchange.end(Outcome.SHUTDOWN if self._draining() else Outcome.CLIENT_GONE, "client_gone")
-            raise
+            if exchange.stopped_by is None or exchange.status:  # nobody stopped it, or its answer has begun
+                exchange.status = exchange.status or CLIENT_CLOSED_REQUEST
+                exchange.end(Outcome.SHUTDOWN if self._draining() else Outcome.CLIENT_GONE, "client_gone")
+                raise
+            task.uncancel()
+            response = self._answer(exchange, exchange.stopped_by)
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer in the API's shape
             response = self._answer(exchange, error)
         finally:

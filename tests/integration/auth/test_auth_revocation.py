@@ -188,6 +188,7 @@ def gate_is_busy(metrics: dict[str, Any]) -> bool:
 
 async def refused_with(gate: RunningGateway, headers: dict[str, str]) -> tuple[int, str]:
     async with gate.http.post(gate.url + CHAT, json=body_of(CHAT, stream=False), headers=headers) as answer:
+        assert answer.headers["x-request-id"]
         return answer.status, (await answer.json())["error"]["code"]
 
 
