@@ -37,7 +37,7 @@ async function ask() {
   let wait = NOT_READY_MS;
   try {
     engine.value = await get("/api/engine");
-    offline.value = false;
+    offline.value = !navigator.onLine; // an answer may have been under way when the network went
     failures = 0;
     if (engine.value.state === "ready") wait = READY_MS;
   } catch (error) {

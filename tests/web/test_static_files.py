@@ -28,9 +28,23 @@ def test_both_languages_have_every_text() -> None:
     for key, text in texts["en"].items():
         placeholders = re.findall(r"\{\w+\}", text)
         assert sorted(placeholders) == sorted(re.findall(r"\{\w+\}", texts["zh-CN"][key])), key
-    source = "".join(path.read_text("utf-8") for path in (STATIC / "js").rglob("*.js") if path.parent.name != "locales")
-    used = set(re.findall(r'\bt\("([\w.]+)"', source))
+    apart = {"account.js", "account.texts.js"}  # fetched when it is opened, with texts of its own
+    scripts = [
+        path for path in (STATIC / "js").rglob("*.js") if path.parent.name != "locales" and path.name not in apart
+    ]
+    used = set(re.findall(r'\bt\("([\w.]+)"', "".join(path.read_text("utf-8") for path in scripts)))
     assert used <= texts["en"].keys()
+
+
+def test_the_account_page_has_every_text_in_both_languages() -> None:
+    """It is fetched apart from the chat, and so are its texts."""
+    source = (STATIC / "js" / "view" / "account.texts.js").read_text("utf-8")
+    english, chinese = source.split('"zh-CN": {')
+    keys = [set(re.findall(r'^    "([\w.]+)":', part, re.MULTILINE)) for part in (english, chinese)]
+    assert keys[0] == keys[1]
+    used = set(re.findall(r'\bt\("([\w.]+)"', (STATIC / "js" / "view" / "account.js").read_text("utf-8")))
+    assert used
+    assert used <= keys[0]
 
 
 def test_preloads_are_the_import_graph() -> None:
