@@ -16,7 +16,6 @@ from typing import NamedTuple, cast
 import httptools
 
 HIGH_WATER = 256 * 1024  # unread bytes at which the engine is told to wait; it then blocks in its own write
-LOW_WATER = 64 * 1024
 MAX_HEADER_BYTES = 64 * 1024
 
 Headers = list[tuple[str, str]]
