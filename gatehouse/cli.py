@@ -25,6 +25,7 @@ COMMANDS = {
     "usage": ("gatehouse.commands.usage", "Show who used what."),
     "logs": ("gatehouse.commands.logs", "Show the record: who asked what, and how it ended."),
     "top": ("gatehouse.commands.top", "Show the live state: engine, requests in flight, rates, last errors."),
+    "bench": ("gatehouse.commands.bench", "Measure how fast a server answers, or two side by side."),
     "config": ("gatehouse.commands.settings", "Show the effective settings, or their schema."),
 }
 

@@ -1,0 +1,134 @@
+"""Many requests: all at once, a fixed number at a time, or arriving at a rate.
+
+The load may be spread over processes, so that the generator does not become what is measured. Each keeps its own
+connections.
+"""
+
+import asyncio
+import contextlib
+import multiprocessing
+import random
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+
+import msgspec
+import uvloop
+
+from gatehouse.bench.client import Answer, Target, ask, session
+from gatehouse.bench.workload import Workload
+
+
+@dataclass(frozen=True)
+class Load:
+    """How many requests, and how they come: with a `rate` (per second, Poisson) whether or not others have ended."""
+
+    concurrency: int
+    requests: int
+    rate: float | None = None
+    timeout: float = 600.0
+
+
+@dataclass(frozen=True)
+class Round:
+    """One load on one server."""
+
+    target: str
+    load: Load
+    answers: list[Answer]
+
+    @property
+    def seconds(self) -> float:
+        """From the first request to the end of the last answer."""
+        return max(answer.ended for answer in self.answers) - min(answer.began for answer in self.answers)
+
+
+async def _run(target: Target, workload: Workload, load: Load, first: int) -> list[Answer]:
+    bodies = [msgspec.json.encode(workload.body(first + at)) for at in range(load.requests)]
+    async with session() as http:
+
+        def one(body: bytes) -> "asyncio.Task[Answer]":
+            return asyncio.create_task(ask(http, target, workload.path, body, load.timeout))
+
+        if load.rate is not None:
+            pauses = random.Random(f"{workload.seed}/{first}")  # noqa: S311 - not a secret
+            tasks = []
+            for body in bodies:
+                tasks.append(one(body))
+                await asyncio.sleep(pauses.expovariate(load.rate))
+            return await asyncio.gather(*tasks)
+
+        answers: list[Answer] = []
+        waiting = iter(bodies)
+
+        async def user() -> None:
+            for body in waiting:
+                answers.append(await one(body))  # noqa: PERF401 - one after the other
+
+        await asyncio.gather(*(user() for _ in range(load.concurrency)))
+        return answers
+
+
+def _share(target: Target, workload: Workload, load: Load, first: int, begin: float) -> list[Answer]:
+    time.sleep(max(begin - time.monotonic(), 0))  # all processes begin together
+    return uvloop.run(_run(target, workload, load, first))
+
+
+class Generator:
+    """Runs loads on servers. The prompts of one generator never repeat: no answer comes from an earlier one's cache."""
+
+    _HEAD_START = 0.25  # seconds until all processes have got their work
+
+    def __init__(self, pool: ProcessPoolExecutor | None, processes: int) -> None:
+        self._pool, self._processes = pool, processes
+        self._next = 0
+
+    def run(self, target: Target, workload: Workload, load: Load) -> Round:
+        """Run one load to its end."""
+        first, self._next = self._next, self._next + load.requests
+        if self._pool is None:
+            return Round(target.name, load, uvloop.run(_run(target, workload, load, first)))
+        begin = time.monotonic() + self._HEAD_START
+        parts = []
+        for share in _split(load, self._processes):
+            parts.append(self._pool.submit(_share, target, workload, share, first, begin))
+            first += share.requests
+        return Round(target.name, load, [answer for part in parts for answer in part.result()])
+
+
+def _split(load: Load, processes: int) -> list[Load]:
+    """Divide a load; no part is empty."""
+    count = min(processes, load.concurrency, load.requests)
+
+    def part(whole: int, at: int) -> int:
+        return whole * (at + 1) // count - whole * at // count
+
+    rate = None if load.rate is None else load.rate / count
+    return [
+        replace(load, concurrency=part(load.concurrency, at), requests=part(load.requests, at), rate=rate)
+        for at in range(count)
+    ]
+
+
+@contextlib.contextmanager
+def generator(processes: int = 1) -> Iterator[Generator]:
+    """A generator with so many processes; they end with it."""
+    if processes == 1:
+        yield Generator(None, 1)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, mp_context=context) as pool:
+        yield Generator(pool, processes)
+
+
+def interleave(
+    targets: list[Target],
+    rounds: int,
+    run: Callable[[Target], Round],
+) -> list[Round]:
+    """Run every target once a round, in turning order (A B, B A, …): a slow drift of the machine hits all alike."""
+    results = []
+    for number in range(rounds):
+        results += [run(target) for target in (targets if number % 2 == 0 else targets[::-1])]
+    return results

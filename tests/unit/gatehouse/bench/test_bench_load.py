@@ -1,0 +1,79 @@
+"""What is asked, how it is divided, and what it comes to."""
+
+import json
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gatehouse.bench.client import Answer
+from gatehouse.bench.load import Load, Round, _split
+from gatehouse.bench.report import difference, figures
+from gatehouse.bench.workload import Workload
+
+
+@given(st.integers(1, 50), st.integers(1, 200), st.integers(1, 8))
+def test_a_load_is_divided_without_loss(concurrency: int, requests: int, processes: int) -> None:
+    """The parts of a load sum up to it and none is empty."""
+    parts = _split(Load(concurrency, requests, rate=6.0), processes)
+    assert sum(part.concurrency for part in parts) == concurrency
+    assert sum(part.requests for part in parts) == requests
+    assert sum(part.rate or 0 for part in parts) > 5.99
+    assert min(min(part.concurrency, part.requests) for part in parts) >= 1
+
+
+@given(st.integers(1, 300), st.floats(0, 1), st.integers(0, 1000))
+def test_prompts_differ_after_what_they_share(words: int, shared: float, number: int) -> None:
+    """A prompt has as many words as asked for, begins with the shared ones, and is the same when it is made again."""
+    workload = Workload("m", input_tokens=words, shared_prefix=shared)
+    one, other = workload.prompt(number).split(), workload.prompt(number + 1).split()
+    same = round(words * shared)
+    assert len(one) == len(other) == words
+    assert one[:same] == other[:same]
+    assert one == workload.prompt(number).split()
+    if words - same > 20:
+        assert one[same:] != other[same:]
+
+
+def test_bodies_of_both_apis() -> None:
+    """Chat and completions get what each asks for; the answer's length is forced only where wished."""
+    chat = Workload("m", input_tokens=3, output_tokens=5).body(0)
+    text = Workload("m", api="completions", ignore_eos=False, fields={"top_p": 0.5}).body(0)
+    assert chat["messages"][0]["role"] == "user"
+    assert (chat["max_tokens"], chat["ignore_eos"], chat["stream_options"]) == (5, True, {"include_usage": True})
+    assert isinstance(text["prompt"], str)
+    assert "ignore_eos" not in text
+    assert text["top_p"] == 0.5
+
+
+def _answer(began: float, first: float, gaps: list[float], tokens: int, error: str | None = None) -> Answer:
+    return Answer(began, first + sum(gaps), first, gaps, 7, tokens, error)
+
+
+def test_the_figures_of_a_known_run() -> None:
+    """Two answers of 3 tokens over 2 s and one that failed: the figures are those worked out by hand."""
+    answers = [
+        _answer(10.0, 10.5, [0.1, 0.1], 3),
+        _answer(11.0, 11.5, [0.25, 0.25], 3),
+        Answer(10.0, 10.1, error="429 rate_limit_exceeded"),
+    ]
+    found = figures([Round("it", Load(2, 3), answers)])
+    assert found["seconds"] == 2.0
+    assert (found["requests"], found["errors"]) == (3, {"429 rate_limit_exceeded": 1})
+    assert found["requests_per_minute"] == 60.0
+    assert (found["input_tokens"], found["output_tokens"], found["output_tokens_per_second"]) == (14, 6, 3.0)
+    assert found["ttft_ms"]["p50"]["value"] == 500.0
+    assert found["itl_ms"]["mean"] == 175.0
+    assert found["tpot_ms"]["p99"]["value"] == 250.0
+    assert found["tokens_per_second_of_a_stream"]["p50"]["value"] == 4.0
+    json.dumps(found)
+
+
+def test_the_difference_of_two_servers() -> None:
+    """Lost throughput is a share of the first's, in all and round by round; added times are the second's minus it."""
+    one = [Round("a", Load(1, 1), [_answer(0.0, 0.5, [0.5], 10)]) for _ in range(2)]
+    other = [Round("b", Load(1, 1), [_answer(0.0, 0.75, [0.5], 10)]) for _ in range(2)]
+    found = difference(figures(one), figures(other))
+    assert found["throughput_lost_percent"] == 20.0
+    assert found["throughput_lost_percent_by_round"] == [20.0, 20.0]
+    assert found["ttft_added_ms_p50"] == 250.0
+    assert found["itl_added_ms_p50"] == 0.0
