@@ -20,9 +20,11 @@ def stack() -> Iterator[Stack]:
         yield running
 
 
-def bench(stack: Stack, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def bench(stack: Stack, *words: str) -> subprocess.CompletedProcess[str]:
     """Run the command on this stack's state directory."""
-    argv = [sys.executable, "-m", "gatehouse", "bench", "--state-dir", str(stack.state_dir), *words]
+    config = stack.state_dir.parent / "gatehouse.yaml"
+    argv = [sys.executable, "-m", "gatehouse", "bench", "--config", str(config), "--state-dir", str(stack.state_dir)]
+    argv += words
     return subprocess.run(argv, capture_output=True, text=True, timeout=100, check=False)
 
 
