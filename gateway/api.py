@@ -66,8 +66,19 @@ class EngineApi:
     async def generate(self, request: web.Request, route: Route) -> web.StreamResponse:
         """Relay one request to the engine."""
         exchange = request[EXCHANGE]
-        principal = await self._caller(request, exchange)
+        principal = await self.caller(request, exchange)
         body = await read_json_body(request, self._config)
+        shaped, encoded = await self.admit(exchange, principal, route, body)
+        response = await self._relay.relay(request, exchange, route, shaped, encoded)
+        if exchange.response_id is not None:
+            self._own(exchange.response_id, principal.subject)
+        return response
+
+    async def admit(self, exchange: Exchange, principal: Principal, route: Route, body: bytes) -> tuple[Shaped, bytes]:
+        """Shape a request and reserve what it needs. Returns it as shaped, and the body for the engine.
+
+        From here on the exchange holds a reservation and a place in the waiting line, until it is settled.
+        """
         exchange.bytes_in = len(body)
         shaped = shape(
             route,
@@ -87,13 +98,10 @@ class EngineApi:
         if place := self._admission.enter(exchange, priority):
             exchange.headers["x-gatehouse-queue-position"] = str(place)
             exchange.headers["x-gatehouse-queue-length"] = str(self._admission.waiting)
-        encoded = shaped.encode(priority)
-        response = await self._relay.relay(request, exchange, route, shaped, encoded)
-        if exchange.response_id is not None:
-            self._own(exchange.response_id, principal.subject)
-        return response
+        return shaped, shaped.encode(priority)
 
-    async def _caller(self, request: web.Request, exchange: Exchange) -> Principal:
+    async def caller(self, request: web.Request, exchange: Exchange) -> Principal:
+        """Who calls, and may; raises GatewayError."""
         if self.draining:
             raise Unavailable(
                 "The gateway is shutting down.",
@@ -136,14 +144,14 @@ class EngineApi:
 
     async def models(self, request: web.Request) -> web.Response:
         """`GET /v1/models`: those that the caller may use."""
-        principal = await self._caller(request, request[EXCHANGE])
+        principal = await self.caller(request, request[EXCHANGE])
         model = self._config.engine.model
         listed = [self._model_card()] if may_use(principal, model) else []
         return _json({"object": "list", "data": listed})
 
     async def model(self, request: web.Request) -> web.Response:
         """`GET /v1/models/{id}`: one of them."""
-        principal = await self._caller(request, request[EXCHANGE])
+        principal = await self.caller(request, request[EXCHANGE])
         self._check_model(principal, request.match_info["id"])
         return _json(self._model_card())
 
@@ -160,7 +168,7 @@ class EngineApi:
     async def stored_response(self, request: web.Request) -> web.StreamResponse:
         """Fetch or cancel a stored response; only for whom it was made."""
         exchange = request[EXCHANGE]
-        principal = await self._caller(request, exchange)
+        principal = await self.caller(request, exchange)
         response_id = request.match_info["id"]
         self._check_owner(principal, response_id)
         await self._reserve(exchange, NOTHING)

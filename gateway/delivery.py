@@ -6,6 +6,7 @@ end of the chunked coding is what tells a client that the answer is whole.
 
 import asyncio
 import contextlib
+from typing import Protocol
 
 from aiohttp import web
 from multidict import CIMultiDict
@@ -21,6 +22,37 @@ CANNOT_BLOCK_BYTES = 32 * 1024  # a write of so little into an empty transport b
 
 class ClientGone(Exception):
     """The client closed the connection, or reads nothing any more."""
+
+
+class Recipient(Protocol):
+    """Who gets a streamed answer. `response` is None as long as nothing of it was given out: until then, and only
+    then, the request may be sent to another engine, and an error may be raised in place of an answer.
+    """
+
+    @property
+    def response(self) -> web.StreamResponse | None:
+        """The answer as far as it has begun."""
+        ...
+
+    async def write(self, data: bytes, fields: CIMultiDict[str]) -> None:
+        """Take whole events; `fields` are the answer's headers. Raises ClientGone."""
+        ...
+
+    async def finish(self, data: bytes, fields: CIMultiDict[str]) -> None:
+        """Take the last events: the answer is whole. Raises ClientGone."""
+        ...
+
+    async def fail(self, error: GatewayError, sequence_number: int) -> None:
+        """The answer broke off, with this error."""
+        ...
+
+    def drop(self) -> None:
+        """Cut, and throw away what was not taken yet."""
+        ...
+
+    def cut(self) -> None:
+        """There will be no more."""
+        ...
 
 
 class _StreamResponse(web.StreamResponse):

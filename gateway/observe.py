@@ -9,7 +9,9 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
+from typing import Any
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
@@ -42,13 +44,20 @@ class Observer:
     """Middleware. `finish` must neither raise nor wait; `draining` says that the gateway is shutting down."""
 
     def __init__(
-        self, finish: Callable[[Exchange], None], draining: Callable[[], bool], trusted_proxies: Iterable[Network] = ()
+        self,
+        finish: Callable[[Exchange], None],
+        draining: Callable[[], bool],
+        trusted_proxies: Iterable[Network] = (),
+        *,
+        watching: Iterable[str] = (),
     ) -> None:
+        """`watching`: routes whose requests look on at what others do: shutting down does not wait for them."""
         self._finish = finish
+        self._watching = frozenset(watching)
         self._draining = draining
         self._trusted_proxies = tuple(trusted_proxies)
         self.in_flight = 0
-        self._running: dict[asyncio.Task[object], web.Request] = {}
+        self._running: dict[asyncio.Task[Any], web.Request] = {}
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -67,7 +76,8 @@ class Observer:
 
     def running(self) -> list[Exchange]:
         """Return the requests being served, oldest first."""
-        return [request[EXCHANGE] for request in self._running.values()]
+        exchanges = (request[EXCHANGE] for request in self._running.values())
+        return [exchange for exchange in exchanges if exchange.route not in self._watching]
 
     def stop_where(self, refusal: Callable[[web.Request], GatewayError | None]) -> int:
         """End the requests under way that `refusal` has an error for; how many they were.
@@ -89,14 +99,15 @@ class Observer:
         request[EXCHANGE] = exchange
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - a coroutine that runs has one
-        self._running[task] = request
-        self.in_flight += 1
-        self._idle.clear()
+        self._enter(task, request)
         try:
             response = await (_no_route if _is_strange(request) else handler)(request)
-            exchange.status = response.status
-            exchange.end(Outcome.COMPLETE if response.status < 400 else Outcome.REJECTED)
+            if not exchange.carried_on:
+                exchange.status = response.status
+                exchange.end(Outcome.COMPLETE if response.status < 400 else Outcome.REJECTED)
         except asyncio.CancelledError:
+            if exchange.carried_on:
+                raise
             if exchange.stopped_by is None or exchange.status:  # nobody stopped it, or its answer has begun
                 exchange.status = exchange.status or CLIENT_CLOSED_REQUEST
                 exchange.end(Outcome.SHUTDOWN if self._draining() else Outcome.CLIENT_GONE, "client_gone")
@@ -106,15 +117,54 @@ class Observer:
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer in the API's shape
             response = self._answer(exchange, error)
         finally:
-            del self._running[task]
-            self.in_flight -= 1
-            if not self.in_flight:
-                self._idle.set()
-            exchange.ended = time.monotonic()
-            self._finish(exchange)
+            self._leave(task)
+            if not exchange.carried_on:
+                exchange.ended = time.monotonic()
+                self._finish(exchange)
         if not response.prepared:
             response.headers.update(exchange.headers)
         return response
+
+    def carry_on(self, request: web.Request, work: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
+        """Let a request's exchange go on with `work` after the request was answered; it ends when the work does.
+
+        `work` sets the exchange's status and outcome; what it leaves open is decided as for any request.
+        """
+
+        async def go() -> None:
+            await work()
+
+        request[EXCHANGE].carried_on = True
+        task = asyncio.create_task(go())
+        self._enter(task, request)
+        task.add_done_callback(partial(self._carried, request[EXCHANGE]))
+        return task
+
+    def _carried(self, exchange: Exchange, task: asyncio.Task[None]) -> None:
+        self._leave(task)
+        if task.cancelled():
+            exchange.status = exchange.status or CLIENT_CLOSED_REQUEST
+            exchange.end(Outcome.SHUTDOWN if self._draining() else Outcome.CLIENT_GONE, "client_gone")
+        elif (error := task.exception()) is not None:
+            log.error("%s: an error in the gateway", exchange.request_id, exc_info=error)
+            exchange.status = exchange.status or GatewayError.status
+            exchange.end(Outcome.ENGINE_FAILED, GatewayError.code)
+        exchange.end(Outcome.COMPLETE)
+        exchange.ended = time.monotonic()
+        self._finish(exchange)
+
+    def _enter(self, task: asyncio.Task[Any], request: web.Request) -> None:
+        self._running[task] = request
+        if request[EXCHANGE].route not in self._watching:
+            self.in_flight += 1
+            self._idle.clear()
+
+    def _leave(self, task: asyncio.Task[Any]) -> None:
+        request = self._running.pop(task)
+        if request[EXCHANGE].route not in self._watching:
+            self.in_flight -= 1
+            if not self.in_flight:
+                self._idle.set()
 
     def _answer(self, exchange: Exchange, error: Exception) -> web.Response:
         known = _known(error)

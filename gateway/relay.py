@@ -14,13 +14,14 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from aiohttp import web
 
 from gateway.config import GatewaySettings
 from gateway.context import Api, Exchange, Outcome, Usage
-from gateway.delivery import ClientGone, Delivery
+from gateway.delivery import ClientGone, Delivery, Recipient
 from gateway.dialects import answer_usage, error_message, responses
 from gateway.dialects.anthropic import MessagesMeter
 from gateway.dialects.openai import OpenAIMeter
@@ -62,13 +63,29 @@ class Relay:
         shaped: Shaped,
         body: bytes,
     ) -> web.StreamResponse:
+        """Relay a request to whom it came from; see `relay_to`."""
+        delivery = Delivery(request, exchange, route.api, self._settings.write_seconds)
+        asked = request.headers.items()
+        return await self.relay_to(delivery, exchange, route, shaped, body, method=request.method, fields=asked)
+
+    async def relay_to(
+        self,
+        delivery: Recipient,
+        exchange: Exchange,
+        route: Route,
+        shaped: Shaped,
+        body: bytes,
+        *,
+        method: str = "POST",
+        fields: Iterable[tuple[str, str]] = (),
+    ) -> web.StreamResponse:
         """Relay one request; returns the answer that the client gets, or got. `body` is what the engine gets.
 
-        Raises GatewayError only before headers were sent. Sets on the exchange: usage, clocks, bytes, and the outcome
-        where it is decided here.
+        `fields` are the client's headers. Raises GatewayError only before anything was given to `delivery`. Sets on the
+        exchange: usage, clocks, bytes, and the outcome where it is decided here.
         """
-        delivery = Delivery(request, exchange, route.api, self._settings.write_seconds)
-        passage = _Passage(self._engine, self._settings, request, exchange, route, shaped, body, delivery)
+        head = _Asked(method, tuple(fields))
+        passage = _Passage(self._engine, self._settings, head, exchange, route, shaped, body, delivery)
         try:
             return await passage.until_answered()
         except GatewayError as error:
@@ -96,18 +113,24 @@ class Relay:
             return delivery.response
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    method: str
+    fields: tuple[tuple[str, str], ...]
+
+
 @dataclass(slots=True)
 class _Passage:
     """One request on its way, with all that belongs to it."""
 
     engine: Engine
     settings: GatewaySettings
-    request: web.Request
+    asked: _Asked
     exchange: Exchange
     route: Route
     shaped: Shaped
     body: bytes
-    delivery: Delivery
+    delivery: Recipient
     sequence_number: int = 0  # of the next event, which the Responses API counts
 
     async def until_answered(self) -> web.StreamResponse:
@@ -158,13 +181,13 @@ class _Passage:
         """Send it once. Raises _EngineLost when it may be sent again."""
         exchange, shaped, route = self.exchange, self.shaped, self.route
         head = request_head(
-            method=self.request.method,
+            method=self.asked.method,
             target=route.path,
             authority=self.engine.authority,
             request_id=exchange.request_id,
             api_key=self.engine.api_key,
             length=len(self.body),
-            fields=self.request.headers.items(),
+            fields=self.asked.fields,
         )
         exchange.engine_attempts += 1
         exchange.sent_at = time.monotonic()
