@@ -11,18 +11,38 @@ import math
 import re
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from gateway.context import Exchange
 from gateway.engine import Engine
 from gateway.errors import Unavailable
+from gateway.line import Promises, Speed
 from gateway.upstream import UpstreamClosed
 
 FRESH_SECONDS = 0.1  # an answer of vLLM's that is no older decides about refusals
 ANSWER_SECONDS = 0.1  # longest wait for one
 ASK_SECONDS = 0.5  # between two questions while requests run
-RATE_SECONDS = 15.0  # over which the line's speed is smoothed
 LONGEST_WAIT = 60.0  # openai-python takes no longer Retry-After than that
-_WAITING = re.compile(rb"^vllm:num_requests_waiting(?:\{[^}\n]*\})? ([0-9.e+]+)$", re.MULTILINE)
+_SAMPLE = rb"^vllm:%s(?:\{[^}\n]*\})? ([0-9.e+]+)$"
+_WAITING = re.compile(_SAMPLE % b"num_requests_waiting", re.MULTILINE)
+_STARTED = re.compile(_SAMPLE % b"time_to_first_token_seconds_count", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a request stands in the line: how many go before it, and in how many seconds it should be its turn.
+
+    None: the line has not moved yet since it is there.
+    """
+
+    ahead: int
+    eta_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    exchange: Exchange
+    turn: tuple[int, int]  # priority, then order of arrival: vLLM's own order
 
 
 class Admission:
@@ -33,12 +53,13 @@ class Admission:
         self._engine = engine
         self._most = most
         self.rank(priorities)
-        self._pending: dict[int, tuple[Exchange, int]] = {}  # by id: sent or about to be, not ended; priority
+        self._sent: dict[int, _Sent] = {}  # by id of the exchange: sent or about to be, not ended
+        self._arrived = 0
         self._asked_at = -math.inf
         self._waiting = 0  # as vLLM said
         self._sent_since = 0
-        self._left = 0  # ended since the speed was last looked at
-        self._speed = 0.0  # requests that end in a second
+        self._speed = Speed()
+        self._promises = Promises()
         self._asking: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
 
@@ -62,7 +83,7 @@ class Admission:
             await self._ask()
         surplus = self.waiting - room
         if surplus >= 0:
-            wait = self.wait_for(surplus + 1)
+            wait = self._come_again(surplus, plan_priority)
             raise Unavailable(
                 f"{self.waiting} requests are waiting for the engine already. Please try again in {wait} s.",
                 code="engine_overloaded",
@@ -76,46 +97,55 @@ class Admission:
         after = sum(rank < plan_priority for rank in self._ranks)
         return max(1, self._most * (len(self._ranks) - after) // len(self._ranks))
 
-    def wait_for(self, requests: int) -> int:
-        """Whole seconds in which so many requests have ended, at the speed of late; at least 1."""
-        seconds = requests / self._speed if self._speed else requests
-        return math.ceil(min(LONGEST_WAIT, max(1.0, seconds)))
+    def _come_again(self, surplus: int, plan_priority: int) -> int:
+        """Whole seconds after which there should be room, also for those who were told the same before."""
+        now = time.monotonic()
+        wait = self._speed.seconds(surplus + 1 + self._promises.ahead(now, plan_priority))
+        if wait is None:  # it has not moved for so long: look again after as long
+            wait = self._speed.watched
+        elif wait < LONGEST_WAIT:
+            self._promises.add(now + wait, plan_priority)
+        return math.ceil(min(LONGEST_WAIT, max(1.0, wait)))
 
-    def enter(self, exchange: Exchange, priority: int) -> int:
-        """Note a request that is about to be sent; returns its place in the line, 0: it is served at once.
-
-        The place counts what this gateway has sent; others may have sent more.
-        """
-        place = 0
-        if self.waiting:
-            ahead = sum(1 for other, its in self._pending.values() if other.first_token_at is None and its <= priority)
-            place = 1 + min(ahead, self.waiting)
-        self._pending[id(exchange)] = exchange, priority
+    def enter(self, exchange: Exchange, priority: int) -> Place | None:
+        """Note a request that is about to be sent; returns its place in the line, None: it is served at once."""
+        self._arrived += 1
+        self._sent[id(exchange)] = _Sent(exchange, (priority, self._arrived))
         self._sent_since += 1
         self._wake.set()
-        return place
+        return self.place(exchange)
+
+    def place(self, exchange: Exchange) -> Place | None:
+        """Where a request stands now; None: it is being served, or was never sent, or has ended.
+
+        An estimate: of what other gateways have sent only the number is known. They are taken to be as far ahead in
+        their order as this request is in this gateway's.
+        """
+        sent, waiting = self._sent.get(id(exchange)), self.waiting
+        if sent is None or not waiting or exchange.first_token_at is not None:
+            return None
+        turns = [other.turn for other in self._sent.values() if other.exchange.first_token_at is None]
+        ahead = sum(turn < sent.turn for turn in turns)
+        if len(turns) >= waiting:  # those who come first are served already: their first token is on its way
+            ahead -= len(turns) - waiting
+        else:
+            ahead = ahead * waiting // len(turns)
+        return None if ahead < 0 else Place(ahead, self._speed.seconds(ahead + 1))
 
     def leave(self, exchange: Exchange) -> None:
         """Note that a request has ended; what never entered is ignored."""
-        if self._pending.pop(id(exchange), None) is not None:
-            self._left += 1
+        self._sent.pop(id(exchange), None)
 
     async def watch(self) -> None:
         """Ask vLLM while requests run, until cancelled."""
-        looked_at = time.monotonic()
         while True:
             await self._wake.wait()
             await asyncio.sleep(ASK_SECONDS)
-            if self._pending:
+            if self._sent:
                 await self._ask()
             else:
                 self._wake.clear()
                 self._waiting = self._sent_since = 0
-            now = time.monotonic()
-            passed, looked_at = now - looked_at, now
-            weight = 1 - math.exp(-passed / RATE_SECONDS)
-            self._speed += (self._left / passed - self._speed) * weight if self._speed else self._left / passed
-            self._left = 0
 
     async def _ask(self) -> None:
         """Ask how many wait; who asks meanwhile shares the answer. Where there is none, the guess stands."""
@@ -126,12 +156,19 @@ class Admission:
     async def _read(self) -> None:
         sent = self._sent_since
         try:
-            found = _WAITING.search(await self._engine.metrics())
+            answer = await self._engine.metrics()
         except UpstreamClosed:
-            found = None
+            answer = b""
         finally:
             self._asking = None
         self._asked_at = time.monotonic()
-        if found is not None:
-            self._waiting = int(float(found[1]))
-            self._sent_since -= sent  # those are in vLLM's figure
+        if (waiting := _sum(_WAITING, answer)) is not None:
+            self._waiting = int(waiting)
+            self._sent_since = max(0, self._sent_since - sent)  # those are in vLLM's figure
+            self._speed.learn(self._asked_at, _sum(_STARTED, answer) or 0.0, self._waiting)
+
+
+def _sum(pattern: re.Pattern[bytes], answer: bytes) -> float | None:
+    """The sum over all engines behind one address (data parallel ones), None where the metric is not there."""
+    found = pattern.findall(answer)
+    return sum(map(float, found)) if found else None

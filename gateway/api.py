@@ -92,11 +92,11 @@ class EngineApi:
         self._check_model(principal, shaped.model)
         if shaped.previous_response is not None:
             self._check_owner(principal, shaped.previous_response)
-        await self._admission.admit(self._limits.plans.priority(principal, 0))
+        await self._admission.admit(self._limits.plans.rank(principal))
         running = await self._reserve(exchange, shaped)
         priority = self._limits.plans.priority(principal, running)
         if place := self._admission.enter(exchange, priority):
-            exchange.headers["x-gatehouse-queue-position"] = str(place)
+            exchange.headers["x-gatehouse-queue-position"] = str(place.ahead + 1)
             exchange.headers["x-gatehouse-queue-length"] = str(self._admission.waiting)
         return shaped, shaped.encode(priority)
 

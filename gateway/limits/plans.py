@@ -8,8 +8,11 @@ The header names and the two error shapes are OpenAI's
 import math
 
 from gateway.config import Config, PlanSettings
-from gateway.context import Principal
+from gateway.context import Principal, Via
 from gateway.limits.limiter import Allowance, Kind, Pace, Rate, Refusal, Rule, Verdict
+
+# Who sits before the chat goes before programs of the same plan, up to so many requests in flight more than theirs.
+CHAT_LEAD = 5
 
 
 class Plans:
@@ -42,9 +45,16 @@ class Plans:
         own = Rule(f"subject:{plan}:{principal.subject}", self._plans[plan])
         return (own, *(rule for rule in shared if rule is not None))
 
+    def rank(self, principal: Principal) -> int:
+        """The priority of the caller's plan; lower ones go first."""
+        return self._settings[self.plan(principal)].priority
+
     def priority(self, principal: Principal, running: int) -> int:
-        """VLLM's priority (lower goes first): the plan's, plus the caller's requests in flight: fair share."""
-        return self._settings[self.plan(principal)].priority + running
+        """VLLM's priority (lower goes first): the plan's, plus the caller's requests in flight: fair share.
+
+        Programs (tokens) go after people (sessions) of their plan.
+        """
+        return self.rank(principal) + running + (0 if principal.via is Via.SESSION else CHAT_LEAD)
 
     def max_tokens(self, principal: Principal) -> int | None:
         """The largest output that the caller's plan lets a request ask for; None is unlimited."""

@@ -37,6 +37,8 @@ class Record:
     body_sha256: str
     body: str | None
     at: float
+    began_at: float | None = None  # the first token
+    ended_at: float | None = None
     status: int = 0
     request_id: str = ""
     prompt_tokens: int = 0
@@ -141,6 +143,8 @@ class Answer:
         if self.ended:
             return
         self._stop_keep_alive()
+        if self.call.record.began_at is None:
+            self.call.record.began_at = time.time()
         self.call.record.generated += 1
         if self.params.stream:
             self.call.record.sent += 1
@@ -212,6 +216,7 @@ class Answer:
         self.request.on_disconnect = None
         self._stop_keep_alive()
         record = self.call.record
+        record.ended_at = time.time()
         record.generated = sum(generation.produced for generation in self.generations)
         record.finish = [each.finish for generation in self.generations for each in generation.sequences]
 

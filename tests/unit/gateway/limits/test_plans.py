@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from gateway.config import AuthSettings, Config, EngineTarget, LimitsSettings, PlanSettings
 from gateway.context import Principal, Via
 from gateway.limits.limiter import Kind, Pace, Rate, Refusal, Verdict
-from gateway.limits.plans import Plans, allowance, go_duration, headers, refusal_message
+from gateway.limits.plans import CHAT_LEAD, Plans, allowance, go_duration, headers, refusal_message
 
 
 def make_config(**sections: object) -> Config:
@@ -18,8 +18,8 @@ def make_config(**sections: object) -> Config:
     return Config(state_dir=Path("/nonexistent"), engine=target, **sections)
 
 
-def caller(subject: str = "alice", plan: str = "member", team: str | None = "red") -> Principal:
-    return Principal(subject, team, frozenset({"api"}), plan, (), "t1", Via.BEARER)
+def caller(subject: str = "alice", plan: str = "member", team: str | None = "red", via: Via = Via.SESSION) -> Principal:
+    return Principal(subject, team, frozenset({"api"}), plan, (), "t1", via)
 
 
 def verdict(refusal: Refusal | None = None, **rates: Rate) -> Verdict:
@@ -55,10 +55,12 @@ def test_a_default_plan_that_does_not_exist_is_an_error_at_start(auth: AuthSetti
 
 
 def test_priority_is_the_plans_plus_what_the_caller_has_running() -> None:
-    """Who has fewer requests in flight goes first; chat before batch."""
+    """Who has fewer requests in flight goes first; the plans' order counts, and within a plan people before programs."""
     plans = Plans(make_config())
     assert [plans.priority(caller(), n) for n in (0, 3)] == [0, 3]
     assert plans.priority(caller(plan="service"), 3) == 13
+    assert plans.rank(caller(plan="service", via=Via.BEARER)) == 10
+    assert plans.priority(caller(), CHAT_LEAD - 1) < plans.priority(caller(via=Via.BEARER), 0)
     assert plans.max_tokens(caller()) is None
 
 
