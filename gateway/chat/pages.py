@@ -49,6 +49,7 @@ CONTENT_TYPES: Final[Mapping[str, str]] = {
     ".txt": "text/plain; charset=utf-8",
     ".woff2": "font/woff2",
 }
+IMMUTABLE: Final = "public, max-age=31536000, immutable"
 ALREADY_COMPRESSED: Final = frozenset({".woff2"})
 
 # What of the `chat` section the browser may see. Whatever else is configured stays on the server.

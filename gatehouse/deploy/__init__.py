@@ -1,0 +1,1 @@
+"""What `gatehouse deploy` writes: configuration of the programs around Gatehouse, from the templates in deploy/."""
