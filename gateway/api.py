@@ -12,6 +12,7 @@ from aiohttp import web
 
 from gateway.admission import Admission
 from gateway.auth.authenticate import Authenticator, require_scope
+from gateway.cache_salts import CacheSalts
 from gateway.config import Config
 from gateway.context import EXCHANGE, Api, Exchange, Principal, Via
 from gateway.engine import Engine
@@ -38,8 +39,10 @@ class EngineApi:
         relay: Relay,
         *,
         admission: Admission,
+        salts: CacheSalts,
     ) -> None:
         self._config = config
+        self._salts = salts
         self._authenticator = authenticator
         self._limits = limits
         self._admission = admission
@@ -87,6 +90,8 @@ class EngineApi:
             model=self._config.engine.model,
             max_model_len=self._config.engine.max_model_len,
             plan_max_tokens=self._limits.plans.max_tokens(principal),
+            plan_default_tokens=self._limits.plans.default_max_tokens(principal),
+            cache_salt=self._salts.of(principal),
         )
         exchange.model, exchange.stream = shaped.model, shaped.stream
         self._check_model(principal, shaped.model)
@@ -146,20 +151,24 @@ class EngineApi:
         """`GET /v1/models`: those that the caller may use."""
         principal = await self.caller(request, request[EXCHANGE])
         model = self._config.engine.model
-        listed = [self._model_card()] if may_use(principal, model) else []
+        names = (model, *self._config.gateway.model_aliases)
+        listed = [self._model_card(name) for name in names] if may_use(principal, model) else []
         return _json({"object": "list", "data": listed})
 
     async def model(self, request: web.Request) -> web.Response:
         """`GET /v1/models/{id}`: one of them."""
         principal = await self.caller(request, request[EXCHANGE])
-        self._check_model(principal, request.match_info["id"])
-        return _json(self._model_card())
+        name = request.match_info["id"]
+        is_alias = name in self._config.gateway.model_aliases
+        self._check_model(principal, self._config.engine.model if is_alias else name)
+        return _json(self._model_card(name))
 
-    def _model_card(self) -> dict[str, object]:
+    def _model_card(self, name: str) -> dict[str, object]:
         engine = self._config.engine
         return {
-            "id": engine.model,
+            "id": name,
             "object": "model",
+            "root": engine.model,  # what an alias stands for
             "created": int(self._engine.ready_since),
             "owned_by": "gatehouse",
             "max_model_len": engine.max_model_len,

@@ -15,6 +15,8 @@ from gateway.admin import create_admin_app
 from gateway.admission import Admission
 from gateway.api import EngineApi
 from gateway.auth import AUTHENTICATOR, setup_auth, sign_in_choices
+from gateway.auth.keys import load_keys
+from gateway.cache_salts import CacheSalts
 from gateway.chat.pages import find_static_dir, setup_static
 from gateway.config import Config
 from gateway.context import EXCHANGE, Exchange
@@ -66,6 +68,7 @@ class Gateway:
             self.engine,
             Relay(self.engine, config.gateway),
             admission=self.admission,
+            salts=CacheSalts(config.gateway.cache_salt, load_keys(config).signing.secret),
         )
         self.api.add_to(self.app)
         UsageApi(config, authenticator, self.app[STORE]).add_to(self.app)

@@ -37,6 +37,22 @@ class GatewaySettings(Section):
     max_choices: Count = Field(8, description="largest `n` and `best_of`")
     max_logprobs: Annotated[int, Field(ge=0)] = Field(20, description="largest `logprobs`/`top_logprobs`")
     max_stop: Count = Field(16, description="most `stop` sequences")
+    max_token_ids: Count = Field(1024, description="most tokens in `logit_bias` and in lists of token ids")
+    max_logprob_values: Count = Field(
+        200_000, description="most log probabilities in one answer: tokens x choices x (`top_logprobs` + 1)"
+    )
+    max_tools: Count = Field(128, description="most `tools`")
+    max_tools_bytes: Bytes = Field(256 * 1024, description="largest `tools`, as JSON")
+    max_schema_bytes: Bytes = Field(64 * 1024, description="largest `response_format` and the like, as JSON")
+    max_prompts: Count = Field(64, description="most prompts in one completions request")
+    max_inputs: Count = Field(2048, description="most texts in one request for embeddings, scores or a ranking")
+    media_domains: tuple[str, ...] = Field(
+        (), description="hosts that the engine may fetch media from, over https; others must be data: URLs"
+    )
+    model_aliases: tuple[str, ...] = Field((), description="further names by which callers may ask for the model")
+    cache_salt: Literal["team", "subject", "none"] = Field(
+        "team", description="who shares the prefix cache: a team, nobody, everybody"
+    )
     default_max_tokens: Count = Field(2048, description="output limit set when the client names none")
     hold_seconds: Annotated[float, Field(ge=0)] = Field(
         30, description="how long a request waits for an engine that is loading or restarting"
@@ -223,6 +239,9 @@ class PlanSettings(Section):
     tokens_per_month: Count | None = None
     priority: int = Field(0, description="vLLM's priority; lower goes first")
     max_tokens: Count | None = Field(None, description="largest output a request may ask for")
+    default_max_tokens: Count | None = Field(
+        None, description="output limit of a request that names none; default: gateway.default_max_tokens"
+    )
 
 
 class LimitsSettings(Section):

@@ -1,7 +1,8 @@
 """Which fields cross the hop, in each direction. Pure.
 
 Requests carry almost nothing on: the engine gets the body's type, what the client accepts, and the request id. Answers
-carry everything but the fields that belong to one connection, or that the gateway sets itself.
+carry everything but the fields that belong to one connection, that the gateway sets itself, or that would steer whoever
+is in front: an engine that was taken over must not get at browsers and nginx.
 """
 
 from collections.abc import Iterable
@@ -33,7 +34,28 @@ NOT_FROM_ENGINE = HOP_BY_HOP | {
     "set-cookie",  # the engine has no sessions; a cookie from it would be taken for ours
     "request-id",  # ours
     "x-request-id",  # ours
+    # what a browser would act on: the API is on the origin of the chat
+    "alt-svc",
+    "clear-site-data",
+    "content-security-policy",
+    "link",
+    "location",
+    "nel",
+    "origin-agent-cluster",
+    "proxy-status",
+    "public-key-pins",
+    "refresh",
+    "report-to",
+    "reporting-endpoints",
+    "service-worker-allowed",
+    "sourcemap",
+    "strict-transport-security",
+    "www-authenticate",
+    "x-powered-by",
+    "x-sendfile",
 }
+# nginx obeys X-Accel-Redirect: it would hand out its internal files; CORS is the gateway's to grant
+NOT_FROM_ENGINE_PREFIXES = ("x-accel-", "access-control-", "x-gatehouse-", "x-ratelimit-")
 
 
 def request_head(
@@ -73,4 +95,8 @@ def answer_headers(fields: Iterable[tuple[str, str]]) -> CIMultiDict[str]:
         token.strip().lower() for name, value in fields if name.lower() == "connection" for token in value.split(",")
     }
     dropped = NOT_FROM_ENGINE | named
-    return CIMultiDict((name, value) for name, value in fields if name.lower() not in dropped)
+    return CIMultiDict(
+        (name, value)
+        for name, value in fields
+        if name.lower() not in dropped and not name.lower().startswith(NOT_FROM_ENGINE_PREFIXES)
+    )

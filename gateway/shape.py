@@ -5,17 +5,18 @@ escapes and spacing reach the engine as they were, and a name that stands twice 
 """
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 
+from gateway.bounds import check_bounds, check_logprobs, choices, logprobs, prompts
 from gateway.config import GatewaySettings
 from gateway.context import Api
 from gateway.dialects.openai import running_usage
 from gateway.errors import BadRequest
 from gateway.estimate import estimate_prompt_tokens
+from gateway.fields import Fields, count, decode, encoded, kind_of, read
+from gateway.media import check_media
 from gateway.routes import Route
 
 # set by the gateway, or of no business of a caller (docs/security.md names the incident behind each)
@@ -30,6 +31,9 @@ REFUSED_FIELDS = frozenset(
         "mm_processor_kwargs",
         "media_io_kwargs",
         "prompt_embeds",
+        "mm_payload",
+        "return_mm_kwargs",
+        "previous_input_messages",
         "chat_template",
         "chat_template_kwargs",
     }
@@ -48,8 +52,6 @@ ESTIMATE_MARGIN, TEMPLATE_TOKENS = 1.35, 256
 COMPLETIONS_DEFAULT_MAX_TOKENS = 16  # vLLM's, like OpenAI's
 
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
-_MEDIA_HINTS = (b'url"', b"\\u00")  # the end of every name of an address, or a name that is spelt in escapes
-_KIND = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", int: "an integer", float: "a number"}
 
 _top_level = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
@@ -58,7 +60,7 @@ _top_level = msgspec.json.Decoder(dict[str, msgspec.Raw])
 class Shaped:
     """A request fit for the engine; `encode` makes its body."""
 
-    fields: dict[str, msgspec.Raw]
+    fields: Fields
     takes_priority: bool
     model: str
     stream: bool
@@ -73,7 +75,7 @@ class Shaped:
     def encode(self, priority: int) -> bytes:
         """Return the body for the engine. `priority` is vLLM's: lower goes first."""
         if self.takes_priority:
-            self.fields["priority"] = _raw(priority)
+            self.fields["priority"] = encoded(priority)
         return msgspec.json.encode(self.fields)
 
 
@@ -98,48 +100,55 @@ def shape(
     settings: GatewaySettings,
     model: str,
     max_model_len: int,
-    plan_max_tokens: int | None,
+    plan_max_tokens: int | None = None,
+    plan_default_tokens: int | None = None,
+    cache_salt: str | None = None,
 ) -> Shaped:
-    """Check a request's body and rewrite it. Raises BadRequest, naming the field and what was expected.
+    """Check a request's body and rewrite it. Raises BadRequest, naming the field, what was expected and what came.
 
-    `model` is what the engine serves; a body that names none gets it.
+    `model` is what the engine serves; a body that names none, or an alias, gets it. `cache_salt` keeps the caller's
+    part of the prefix cache apart from others'.
     """
     fields = _parse(body, settings.max_json_depth)
     _refuse_owned(fields)
-    if any(hint in body for hint in _MEDIA_HINTS):
-        _refuse_remote_media(fields)
-    asked_model = _read(fields, "model", str, "a string")
-    stream = bool(_read(fields, "stream", bool, "a boolean"))
-    options = _read(fields, "stream_options", dict, "an object") if route.api in {Api.CHAT, Api.COMPLETIONS} else None
-    per_prompt = _choices(fields, settings)
-    choices = per_prompt * _prompts(route, fields)
+    check_media(fields, body, route.api, settings.media_domains)
+    check_bounds(fields, settings)
+    asked_model = read(fields, "model", str, "a string")
+    if asked_model is None or asked_model in settings.model_aliases:
+        asked_model = model
+        fields["model"] = encoded(model)
+    stream = bool(read(fields, "stream", bool, "a boolean"))
+    options = read(fields, "stream_options", dict, "an object") if route.api in {Api.CHAT, Api.COMPLETIONS} else None
+    per_prompt = choices(fields, settings)
+    answers = per_prompt * prompts(route, fields, settings)
     prompt = b" ".join(bytes(fields[name]) for name in route.prompt_fields if name in fields)
     estimate = estimate_prompt_tokens(prompt) if prompt else 0
     room = max_model_len - round(estimate * ESTIMATE_MARGIN) - TEMPLATE_TOKENS
     largest = min(max_model_len, plan_max_tokens or max_model_len)
-    default = min(settings.default_max_tokens, largest)
+    default = min(plan_default_tokens or settings.default_max_tokens, largest)
     limit = _output_limit(route, fields, default, largest=largest, room=room, bounded=plan_max_tokens is not None)
-    if asked_model is None:
-        fields["model"] = _raw(model)
+    check_logprobs(logprobs(fields, settings), limit * answers, settings)
     if stream and route.api in {Api.CHAT, Api.COMPLETIONS}:
-        fields["stream_options"] = _raw(running_usage(options))
+        fields["stream_options"] = encoded(running_usage(options))
+    if cache_salt is not None and route.generates:
+        fields["cache_salt"] = encoded(cache_salt)
     show_usage = bool(options and options.get("include_usage"))
     return Shaped(
         fields=fields,
         takes_priority=route.generates and route.api is not Api.MESSAGES,
-        model=asked_model or model,
+        model=asked_model,
         stream=stream,
         show_usage=show_usage,
         show_running_usage=show_usage and bool(options and options.get("continuous_usage_stats")),
-        choices=choices,
+        choices=answers,
         choices_per_prompt=per_prompt,
-        max_tokens=limit * choices,
+        max_tokens=limit * answers,
         prompt_estimate=estimate,
-        previous_response=_read(fields, "previous_response_id", str, "a string"),
+        previous_response=read(fields, "previous_response_id", str, "a string"),
     )
 
 
-def _parse(body: bytes, max_depth: int) -> dict[str, msgspec.Raw]:
+def _parse(body: bytes, max_depth: int) -> Fields:
     try:
         body.decode()
         fields = _top_level.decode(body)
@@ -172,16 +181,18 @@ def _too_deep(max_depth: int) -> BadRequest:
     return BadRequest(f"The body is nested too deeply: at most {max_depth} levels are allowed.", code="json_too_deep")
 
 
-def _refuse_owned(fields: dict[str, msgspec.Raw]) -> None:
+def _refuse_owned(fields: Fields) -> None:
     for name in REFUSED_FIELDS & fields.keys():
-        value = _decode(fields[name], name)
+        value = decode(fields[name], name)
         if value is None:
             del fields[name]
         elif name == "chat_template_kwargs" and isinstance(value, dict) and value.keys() <= _ALLOWED_TEMPLATE_ARGUMENTS:
             continue
         else:
-            raise BadRequest(f"`{name}` cannot be set by a caller.", code="field_not_allowed", param=name)
-    if "background" in fields and _decode(fields["background"], "background"):
+            raise BadRequest(
+                f"`{name}` cannot be set by a caller, got {kind_of(value)}.", code="field_not_allowed", param=name
+            )
+    if "background" in fields and decode(fields["background"], "background"):
         raise BadRequest(
             "`background` is not offered: send the request and keep the connection, or stream.",
             code="field_not_allowed",
@@ -189,62 +200,7 @@ def _refuse_owned(fields: dict[str, msgspec.Raw]) -> None:
         )
 
 
-def _refuse_remote_media(fields: dict[str, msgspec.Raw]) -> None:
-    """Refuse addresses that the engine would fetch: server-side request forgery (CVE-2025-6242, CVE-2026-24779)."""
-    for name in ("messages", "input"):
-        if name in fields:
-            _walk_media(_decode(fields[name], name), name)
-
-
-def _walk_media(value: Any, where: str) -> None:
-    if isinstance(value, list):
-        for i, item in enumerate(value):
-            _walk_media(item, f"{where}[{i}]")
-    elif isinstance(value, dict):
-        for name, item in value.items():
-            if name in {"image_url", "audio_url", "video_url", "file_url", "url"}:
-                url = item.get("url") if isinstance(item, dict) else item
-                if isinstance(url, str) and not url.lower().lstrip().startswith("data:"):
-                    raise BadRequest(
-                        f"`{where}.{name}` must be a data: URL; remote addresses are not fetched.",
-                        code="remote_media_not_allowed",
-                        param=where,
-                    )
-            _walk_media(item, f"{where}.{name}")
-
-
-def _choices(fields: dict[str, msgspec.Raw], settings: GatewaySettings) -> int:
-    n = _count(fields, "n", 1, settings.max_choices)
-    best_of = _count(fields, "best_of", 1, settings.max_choices)
-    for name in ("logprobs", "top_logprobs", "prompt_logprobs"):
-        value = _read(fields, name, (bool, int), "a boolean or an integer")
-        if not isinstance(value, bool) and value is not None and value > settings.max_logprobs:
-            raise BadRequest(
-                f"`{name}` must be at most {settings.max_logprobs}, got {value}.", code="value_too_large", param=name
-            )
-    stop = _read(fields, "stop", (str, list), "a string or an array of strings")
-    if isinstance(stop, list) and len(stop) > settings.max_stop:
-        raise BadRequest(
-            f"`stop` may hold at most {settings.max_stop} strings, got {len(stop)}.",
-            code="value_too_large",
-            param="stop",
-        )
-    return max(n or 1, best_of or 1)
-
-
-def _prompts(route: Route, fields: dict[str, msgspec.Raw]) -> int:
-    """How many prompts a completions request carries: strings or token lists; one list of tokens is one prompt."""
-    if route.api is not Api.COMPLETIONS or "prompt" not in fields:
-        return 1
-    prompt = _decode(fields["prompt"], "prompt")
-    if isinstance(prompt, list) and prompt and isinstance(prompt[0], str | list):
-        return len(prompt)
-    return 1
-
-
-def _output_limit(
-    route: Route, fields: dict[str, msgspec.Raw], default: int, *, largest: int, room: int, bounded: bool
-) -> int:
+def _output_limit(route: Route, fields: Fields, default: int, *, largest: int, room: int, bounded: bool) -> int:
     """Return the output limit of one choice; set one where the client names none.
 
     It is set only where it surely fits into the context beside the prompt (`room`): vLLM up to 0.25 answers 400 where
@@ -255,7 +211,7 @@ def _output_limit(
         return 0
     names = _OUTPUT_LIMITS[route.api]
     for name in names:
-        value = _count(fields, name, 1, largest)
+        value = count(fields, name, 1, largest)
         if value is not None:
             return value
     if route.api is Api.COMPLETIONS:
@@ -265,42 +221,5 @@ def _output_limit(
     if default > room and not bounded:
         return max(1, room)
     limit = min(default, max(1, room))
-    fields[names[0]] = _raw(limit)
+    fields[names[0]] = encoded(limit)
     return limit
-
-
-def _count(fields: dict[str, msgspec.Raw], name: str, least: int, most: int) -> int | None:
-    value: int | None = _read(fields, name, int, "an integer")
-    if value is not None and not least <= value <= most:
-        raise BadRequest(
-            f"`{name}` must be between {least} and {most}, got {value}.", code="value_out_of_range", param=name
-        )
-    return value
-
-
-def _read(fields: dict[str, msgspec.Raw], name: str, kind: Any, expected: str) -> Any:
-    """Return a field's value, None when it is missing or null. Raises BadRequest on another type."""
-    raw = fields.get(name)
-    if raw is None:
-        return None
-    value = _decode(raw, name)
-    if value is None:
-        return None
-    is_bool_for_int = isinstance(value, bool) and kind is int
-    if is_bool_for_int or not isinstance(value, kind):
-        raise BadRequest(f"`{name}` must be {expected}, got {_KIND[type(value)]}.", code="invalid_type", param=name)
-    return value
-
-
-def _decode(raw: msgspec.Raw, name: str) -> Any:
-    try:
-        return msgspec.json.decode(raw)
-    except msgspec.MsgspecError as error:
-        raise BadRequest(f"`{name}` cannot be read: {error}.", code="invalid_json", param=name) from None
-
-
-_encoder: Callable[[Any], bytes] = msgspec.json.Encoder().encode
-
-
-def _raw(value: Any) -> msgspec.Raw:
-    return msgspec.Raw(_encoder(value))

@@ -60,6 +60,10 @@ class Plans:
         """The largest output that the caller's plan lets a request ask for; None is unlimited."""
         return self._settings[self.plan(principal)].max_tokens
 
+    def default_max_tokens(self, principal: Principal) -> int | None:
+        """The output limit of a request of the caller's plan that names none; None: the gateway's default."""
+        return self._settings[self.plan(principal)].default_max_tokens
+
 
 def allowance(settings: PlanSettings) -> Allowance:
     """A plan's settings as the limiter counts them."""

@@ -4,7 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.headers import HOP_BY_HOP, NOT_FROM_ENGINE, TO_ENGINE, answer_headers, request_head
+from gateway.headers import (
+    HOP_BY_HOP,
+    NOT_FROM_ENGINE,
+    NOT_FROM_ENGINE_PREFIXES,
+    TO_ENGINE,
+    answer_headers,
+    request_head,
+)
 
 
 def head(*fields: tuple[str, str], api_key: str | None = "k") -> list[str]:
@@ -73,3 +80,9 @@ def test_fields_named_by_connection_stay_too() -> None:
     assert list(answer_headers([("Connection", "close, X-Hop"), ("x-hop", "1"), ("X-End", "2")]).items()) == [
         ("X-End", "2")
     ]
+
+
+@pytest.mark.parametrize("prefix", NOT_FROM_ENGINE_PREFIXES)
+def test_the_engine_cannot_steer_who_is_in_front(prefix: str) -> None:
+    """X-Accel-Redirect would make nginx hand out its files; Access-Control-* would open the API to other sites."""
+    assert not answer_headers([(prefix.upper() + "Redirect", "/internal"), (prefix + "x", "1")])
