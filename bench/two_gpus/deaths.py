@@ -12,77 +12,27 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import psutil
+
+sys.path.insert(0, str(Path(__file__).parent))
+from host import POLL_SECONDS, Watch, alive, gpu_memory
 
 from gatehouse.context import Context
 from gateway.auth.keys import load_keys
 from gateway.auth.tokens import issue_token
 
 STREAMS = 4
-POLL_SECONDS = 0.1
 EMPTY_MIB = 1024  # a GPU with less than this in use is taken for empty
-
-
-class Watch:
-    """Follows the launcher's events, with the time each came."""
-
-    def __init__(self, state_dir: Path) -> None:
-        self._socket = str(state_dir / "engine.sock")
-        self.events: list[tuple[float, dict[str, Any]]] = []
-        threading.Thread(target=self._follow, daemon=True).start()
-
-    def _follow(self) -> None:
-        while True:
-            try:
-                with socket.socket(socket.AF_UNIX) as connection:
-                    connection.connect(self._socket)
-                    connection.sendall(b"GET /events HTTP/1.1\r\nHost: launcher\r\n\r\n")
-                    for line in connection.makefile("rb"):
-                        if line.startswith(b"data:"):
-                            self.events.append((time.monotonic(), json.loads(line[5:])))
-            except OSError:
-                time.sleep(POLL_SECONDS)
-
-    @property
-    def now(self) -> dict[str, Any]:
-        """The newest status."""
-        return self.events[-1][1] if self.events else {"state": "unknown"}
-
-    def until(self, state: str, seconds: float, *, after: float = 0.0, other: bool = False) -> float:
-        """Wait for a state (`other`: any but it) that was entered after a moment; returns when."""
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            for at, status in self.events:
-                if at > after and (status["state"] == state) != other:
-                    return at
-            time.sleep(POLL_SECONDS)
-        raise TimeoutError(f"{'not ' if other else ''}{state} within {seconds} s; now {self.now}")
-
-
-def gpu_memory() -> list[int]:
-    """MiB in use on each GPU; empty where there is no nvidia-smi."""
-    if shutil.which("nvidia-smi") is None:
-        return []
-    query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
-    return [int(line) for line in subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()]
-
-
-def alive(processes: Iterable[psutil.Process]) -> list[str]:
-    """Names of those that still run."""
-    return [p.name() for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
 
 
 class Caller:
@@ -91,11 +41,14 @@ class Caller:
     def __init__(self, url: str, token: str, model: str) -> None:
         self.url, self.token, self.model = url, token, model
 
-    def chat(self, *, stream: bool, max_tokens: int, name: str) -> dict[str, Any]:
-        """One request; returns how it ended."""
+    def complete(self, *, stream: bool, max_tokens: int, name: str) -> dict[str, Any]:
+        """One request; returns how it ended.
+
+        Completions, not chat: with random weights the chat's parser finds nothing to send in what the model says.
+        """
         body = {
             "model": self.model,
-            "messages": [{"role": "user", "content": f"Count. {name}"}],
+            "prompt": f"Count. {name}",
             "stream": stream,
             "max_tokens": max_tokens,
             "ignore_eos": True,
@@ -105,24 +58,25 @@ class Caller:
             "Content-Type": "application/json",
             "X-Request-Id": name,
         }
-        request = urllib.request.Request(f"{self.url}/v1/chat/completions", json.dumps(body).encode(), headers)
+        request = urllib.request.Request(f"{self.url}/v1/completions", json.dumps(body).encode(), headers)
         began = time.monotonic()
         result: dict[str, Any] = {"name": name, "began": began, "bytes": 0}
-        tail = b""
         try:
             with urllib.request.urlopen(request, timeout=900) as answer:
                 result["status"] = answer.status
+                tail = b""
                 while data := answer.read1(65536):
                     result.setdefault("first_byte", time.monotonic())
                     result["bytes"] += len(data)
                     tail = (tail + data)[-600:]
+                result |= {"done": b"[DONE]" in tail, "error_event": b'"error"' in tail}
         except urllib.error.HTTPError as error:
             result |= {"status": error.code, "body": error.read()[:300].decode()}
         except (OSError, urllib.error.URLError) as error:
             result["cut"] = repr(error)[:200]
         except Exception as error:  # noqa: BLE001 - http.client's IncompleteRead and its kin: the connection was cut
-            result["cut"] = repr(error)[:200]
-        result |= {"ended": time.monotonic(), "done": b"[DONE]" in tail, "error_event": b'"error"' in tail}
+            result |= {"cut": repr(error)[:200], "error_event": True, "done": False}
+        result["ended"] = time.monotonic()
         return result
 
 
@@ -180,14 +134,14 @@ class Scenario:
         tree = self.engine_tree()
         victim = tree["worker" if death == "hang" else death]
         streams = [
-            start(self.caller.chat, stream=True, max_tokens=4000, name=f"{death}-{i}-{time.time_ns()}")
+            start(self.caller.complete, stream=True, max_tokens=4000, name=f"{death}-{i}-{time.time_ns()}")
             for i in range(STREAMS)
         ]
         time.sleep(2)
         killed = time.monotonic()
         victim.send_signal(signal.SIGSTOP if death == "hang" else signal.SIGKILL)
         noticed = self.watch.until("ready", patience, after=killed, other=True)
-        late = start(self.caller.chat, stream=True, max_tokens=20, name=f"{death}-late-{time.time_ns()}")
+        late = start(self.caller.complete, stream=True, max_tokens=20, name=f"{death}-late-{time.time_ns()}")
         emptied = self._until_empty(killed, patience) if self.gpu else None
         ready = self.watch.until("ready", patience, after=noticed)
         for thread, _ in (*streams, late):
@@ -227,7 +181,7 @@ class Scenario:
     def planned_restart(self, patience: float) -> dict[str, Any]:
         """`gatehouse engine restart` under load: every request must be answered."""
         flows = [
-            start(self.caller.chat, stream=bool(i % 2), max_tokens=300, name=f"restart-{i}-{time.time_ns()}")
+            start(self.caller.complete, stream=bool(i % 2), max_tokens=300, name=f"restart-{i}-{time.time_ns()}")
             for i in range(16)
         ]
         time.sleep(1)
@@ -236,7 +190,7 @@ class Scenario:
         subprocess.run(argv, check=True, timeout=60)
         left = self.watch.until("ready", patience, after=asked, other=True)
         flows += [
-            start(self.caller.chat, stream=bool(i % 2), max_tokens=20, name=f"during-{i}-{time.time_ns()}")
+            start(self.caller.complete, stream=bool(i % 2), max_tokens=20, name=f"during-{i}-{time.time_ns()}")
             for i in range(8)
         ]
         ready = self.watch.until("ready", patience, after=left)

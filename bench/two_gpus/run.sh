@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# Runs deaths.py on a host with two GPUs and no network.
+# Runs deaths.py or compare.py on a host with two GPUs and no network.
 #
 # Needs in $HOME: `site/` (vLLM and what it imports, for the host's python3), `o200k_base.tiktoken`, `model/`
 # (gpt-oss-20b's config and tokenizer), and in `wheels/` what requirements.lock names, for the host's Python.
-# usage: run.sh OUT_FOLDER [options of deaths.py]
+# `redis/` (a redis-server with its libraries) is for compare.py.
+# usage: run.sh deaths|compare OUT_FOLDER [options]
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-out=$1
-shift
+scenario=$1 out=$2
+shift 2
 if [ ! -x "$HOME/gatehouse/bin/python" ]; then
   python3 -m venv --without-pip "$HOME/gatehouse"
   target=$("$HOME/gatehouse/bin/python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')
@@ -25,4 +26,4 @@ HOME_ESCAPED=${HOME//\//\\/}
 sed "s/\${HOME}/$HOME_ESCAPED/g" "$here/gatehouse.yaml" > "$config"
 cd "$here/../.."
 export PATH=$HOME/bin:$PATH
-exec "$HOME/gatehouse/bin/python" bench/two_gpus/deaths.py --config "$config" --out "$out" "$@"
+exec "$HOME/gatehouse/bin/python" "bench/two_gpus/$scenario.py" --config "$config" --out "$out" "$@"

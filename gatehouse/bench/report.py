@@ -18,7 +18,7 @@ from gatehouse.bench.workload import Workload
 if TYPE_CHECKING:
     from rich.table import Table
 
-SHARES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
+SHARES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 _MS = 1000.0
 
 
