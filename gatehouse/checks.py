@@ -13,6 +13,7 @@ from gateway.auth.keys import KeyFileError, key_file, read_secret_file
 from gateway.config import Config, EngineTarget
 from gateway.server import STATE_FILE
 from gateway.store import Store, StoreError, database_address
+from gateway.tracing import TracingUnavailableError, require_sdk
 from launcher import host
 from launcher.findings import Finding, note, problem
 from launcher.status import socket_path_trouble
@@ -111,6 +112,19 @@ def database(config: Config) -> Iterator[Finding]:
     yield Finding(subject, f"{where}{behind}")
     if config.database.url is None:
         yield _private("database file", own)
+
+
+def tracing(config: Config) -> Iterator[Finding]:
+    """Where spans are asked for: what makes them is installed."""
+    if config.tracing.endpoint is None:
+        return
+    try:
+        require_sdk()
+    except TracingUnavailableError as error:
+        what, _, remedy = str(error).partition(": ")
+        yield problem("tracing", what, remedy)
+    else:
+        yield Finding("tracing", f"spans go to {config.tracing.endpoint}")
 
 
 async def _pending(store: Store) -> list[str]:

@@ -28,6 +28,7 @@ from gateway.config import (
     LoggingSettings,
     PlanSettings,
     RedisSettings,
+    TracingSettings,
 )
 from launcher.config import EngineSettings
 
@@ -49,6 +50,7 @@ class Sections(BaseModel):
     plans: dict[str, PlanSettings] = DEFAULT_PLANS
     limits: LimitsSettings = LimitsSettings()
     logging: LoggingSettings = LoggingSettings()
+    tracing: TracingSettings = TracingSettings()
     chat: ChatSettings = ChatSettings()
 
     @field_validator("plans", mode="before")

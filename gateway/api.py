@@ -70,6 +70,7 @@ class EngineApi:
         """Relay one request to the engine."""
         exchange = request[EXCHANGE]
         principal = await self.caller(request, exchange)
+        exchange.authenticated_at = time.monotonic()
         body = await read_json_body(request, self._config)
         shaped, encoded = await self.admit(exchange, principal, route, body)
         response = await self._relay.relay(request, exchange, route, shaped, encoded)
@@ -129,13 +130,15 @@ class EngineApi:
         finally:
             if exchange.principal is not None and "admin" in exchange.principal.scopes:
                 exchange.headers["x-gatehouse-limiter"] = self._limits.mode
-        exchange.limiter_seconds = time.monotonic() - asked
+        answered = time.monotonic()
+        exchange.limiter_seconds = answered - asked
         exchange.budget_used = verdict.budget_used
         fields = headers(verdict)
         exchange.headers.update(fields)
         if verdict.refusal is not None:
             kind, code, message = refusal_message(verdict.refusal)
             raise TooManyRequests(message, code=code, type=kind, headers=fields)
+        exchange.admitted_at = answered
         return verdict.running
 
     def _check_model(self, principal: Principal, model: str) -> None:

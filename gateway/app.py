@@ -30,6 +30,7 @@ from gateway.relay import Relay
 from gateway.settlement import Settlement
 from gateway.store import STORE
 from gateway.timing import Timing
+from gateway.tracing import Tracer
 from gateway.usage_api import UsageApi
 from gateway.usage_book import UsageBook
 
@@ -56,7 +57,17 @@ class Gateway:
         self.admission = Admission(self.engine, config.gateway.max_waiting, _priorities(config))
         self.log = RequestLog(config.logging, config.state_dir, on_drop=self.metrics.dropped)
         self.settlement = Settlement(self.engine, self._record)
-        self.observer = Observer(self.settlement.finish, lambda: self.api.draining, config.gateway.trusted_proxies)
+        self.tracer = (
+            Tracer(config.tracing, version("vllm-gatehouse"), on_drop=self.metrics.spans_lost)
+            if config.tracing.endpoint is not None
+            else None
+        )
+        self.observer = Observer(
+            self.settlement.finish,
+            lambda: self.api.draining,
+            config.gateway.trusted_proxies,
+            place=self.tracer.begin if self.tracer is not None else None,
+        )
         self.app = self._public_app()
         authenticator = self.app[AUTHENTICATOR]
         # what is revoked closes what is open
@@ -115,6 +126,8 @@ class Gateway:
 
     async def _lifetime(self, _app: web.Application) -> AsyncIterator[None]:
         self.log.start()
+        if self.tracer is not None:
+            self.tracer.start()
         await self.limits.start()
         watches = [asyncio.create_task(watch) for watch in (self.metrics.watch_event_loop(), self.admission.watch())]
         async with self.engine.watching():
@@ -126,6 +139,8 @@ class Gateway:
             with contextlib.suppress(asyncio.CancelledError):
                 await watch
         await self.limits.close()
+        if self.tracer is not None:
+            await self.tracer.close()
         await self.log.close()
 
     async def _counting(self, _app: web.Application) -> AsyncIterator[None]:
@@ -143,6 +158,8 @@ class Gateway:
         timing = Timing.of(exchange)
         self.metrics.observe(exchange, timing)
         self.log.write(exchange, timing)
+        if self.tracer is not None:
+            self.tracer.write(exchange, timing)
 
     async def _engine_status(self, request: web.Request) -> web.Response:
         """`GET /api/engine`: what the chat shows while the engine is not ready."""

@@ -275,6 +275,21 @@ class LoggingSettings(Section):
     queue_lines: Count = Field(10_000, description="lines waiting for the disk; more are dropped and counted")
 
 
+class TracingSettings(Section):
+    """Spans, one a request, for a collector that speaks OTLP over HTTP. Needs the extra `otlp`."""
+
+    endpoint: str | None = Field(
+        None,
+        pattern=r"^https?://[^/\s]+(/\S*)?$",
+        description="where spans go, such as http://127.0.0.1:4318/v1/traces; none: no spans",
+    )
+    sample_ratio: Annotated[float, Field(ge=0, le=1)] = Field(
+        1.0, description="share of the traces that begin here; a caller's own decision stands"
+    )
+    queue_spans: Count = Field(2048, description="spans waiting for the collector; more are dropped and counted")
+    timeout_seconds: Seconds = Field(5, description="longest wait for the collector, off the request path")
+
+
 class ChatSettings(Section):
     """What the web chat shows and starts with; public, no secrets."""
 
@@ -328,4 +343,5 @@ class Config(Section):
     plans: dict[str, PlanSettings] = DEFAULT_PLANS
     limits: LimitsSettings = LimitsSettings()
     logging: LoggingSettings = LoggingSettings()
+    tracing: TracingSettings = TracingSettings()
     chat: ChatSettings = ChatSettings()

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
+from gateway.trace_context import TraceContext
+
 
 class Api(enum.StrEnum):
     """The protocol a route speaks; it decides how errors look and where usage stands."""
@@ -94,7 +96,10 @@ class Exchange:
     unmetered: list[str] = field(
         default_factory=list
     )  # pieces of text: generated, sent on, and not covered by `usage`: counted after the request's end
+    trace: TraceContext | None = None  # its place in a trace, where spans are exported
     response_id: str | None = None  # of the Responses API, by which its owner may fetch it again
+    authenticated_at: float | None = None
+    admitted_at: float | None = None  # limits had said yes
     held_seconds: float = 0.0  # waited for an engine that was not ready
     sent_at: float | None = None  # the request left for the engine
     first_token_at: float | None = None

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 
 from multidict import CIMultiDict
 
+from gateway.trace_context import TraceContext
+
 # RFC 9110 section 7.6.1, and the older fields that proxies must not pass
 HOP_BY_HOP = frozenset(
     {
@@ -67,10 +69,12 @@ def request_head(
     api_key: str | None,
     length: int,
     fields: Iterable[tuple[str, str]],
+    trace: TraceContext | None = None,
 ) -> bytes:
     """Build the head of the request to the engine.
 
     `target` comes from the route table, never from the client; `fields` are the client's, of which TO_ENGINE pass.
+    `trace`: the engine's span becomes the child of ours; where there is none, of the client's.
     A value with a control character cannot come through aiohttp's parser, and is dropped here all the same.
     """
     lines = [
@@ -84,7 +88,12 @@ def request_head(
     ]
     if api_key is not None:
         lines.append(f"Authorization: Bearer {api_key}")
-    lines += [f"{name}: {value}" for name, value in fields if name.lower() in TO_ENGINE and value.isprintable()]
+    passing = TO_ENGINE
+    if trace is not None:
+        lines.append(f"traceparent: {trace.header()}")
+        # `tracestate` belongs to the trace that is continued
+        passing -= {"traceparent"} if trace.parent_id is not None else {"traceparent", "tracestate"}
+    lines += [f"{name}: {value}" for name, value in fields if name.lower() in passing and value.isprintable()]
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1", "ignore")
 
 

@@ -32,6 +32,7 @@ MOST_REASONS = 64
 NEAR_BUDGET = 0.8  # the share of a budget of tokens from which on a request counts as near its end
 # there from the start, at 0: the first of them, too, is an increase that an alert sees
 SINKS = ("queue", "file", "stdout")
+SPAN_LOSSES = ("queue", "collector")
 EXPECTED_REASONS = ("rate_limit_exceeded", "insufficient_quota")
 
 
@@ -128,6 +129,10 @@ class Metrics:
         self.log_lines_dropped = Counter(
             "gatehouse_log_lines_dropped", "Log lines that could not be kept, by sink.", ("sink",), registry=registry
         )
+        self.spans_dropped = Counter(
+            "gatehouse_spans_dropped", "Spans that did not reach the collector, by what did not take them.",
+            ("reason",), registry=registry,
+        )  # fmt: skip
         self.limiter_mode = Gauge(
             "gatehouse_limiter_mode", "1 for the mode the limiter is in.", ("mode",), registry=registry
         )
@@ -145,6 +150,8 @@ class Metrics:
         self._reasons: dict[str, Counter] = {}
         for sink in SINKS:
             self.log_lines_dropped.labels(sink)
+        for reason in SPAN_LOSSES:
+            self.spans_dropped.labels(reason)
         for reason in EXPECTED_REASONS:
             self._reason(reason)
 
@@ -222,6 +229,10 @@ class Metrics:
     def dropped(self, sink: str, count: int) -> None:
         """Count log lines that were not kept; callable from any thread."""
         self.log_lines_dropped.labels(sink).inc(count)
+
+    def spans_lost(self, reason: str, count: int) -> None:
+        """Count spans that did not reach the collector; callable from any thread."""
+        self.spans_dropped.labels(reason).inc(count)
 
     async def watch_event_loop(self) -> None:
         """Probe the event loop until cancelled."""

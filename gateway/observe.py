@@ -30,6 +30,7 @@ from gateway.errors import (
     error_body,
 )
 from gateway.peers import Network, client_address
+from gateway.trace_context import TraceContext
 
 log = logging.getLogger("gatehouse")
 
@@ -50,8 +51,12 @@ class Observer:
         trusted_proxies: Iterable[Network] = (),
         *,
         watching: Iterable[str] = (),
+        place: Callable[[list[str]], TraceContext] | None = None,
     ) -> None:
-        """`watching`: routes whose requests look on at what others do: shutting down does not wait for them."""
+        """`watching`: routes whose requests look on at what others do: shutting down does not wait for them.
+        `place`: where a request with these `traceparent` headers stands in a trace.
+        """
+        self._place = place
         self._finish = finish
         self._watching = frozenset(watching)
         self._draining = draining
@@ -96,6 +101,8 @@ class Observer:
     async def observe(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Run the handler; return its answer, or the error's."""
         exchange = begin(request, self._trusted_proxies)
+        if self._place is not None:
+            exchange.trace = self._place(request.headers.getall("traceparent", []))
         request[EXCHANGE] = exchange
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - a coroutine that runs has one

@@ -188,6 +188,7 @@ class _Passage:
             api_key=self.engine.api_key,
             length=len(self.body),
             fields=self.asked.fields,
+            trace=exchange.trace,
         )
         exchange.engine_attempts += 1
         exchange.sent_at = time.monotonic()

@@ -43,6 +43,7 @@ REFUSED_FLAGS: dict[str, str] = {
     "--scheduling-policy": "set engine.scheduling_policy",
     "--shutdown-timeout": "set engine.shutdown_timeout",
     "--max-num-seqs": "set engine.max_num_seqs",
+    "--otlp-traces-endpoint": "set engine.otlp_traces_endpoint",
     "--enable-prompt-tokens-details": "it is always on: usage records need it",
     "--no-enable-prompt-tokens-details": "usage records need it",
     "--enable-request-id-headers": "it is always on: the log joins on the request id",
@@ -87,6 +88,11 @@ class EngineSettings(BaseModel):
     env: dict[str, str] = Field({}, description="Further environment variables for the engine.")
     simulator: dict[str, bool | int | float | str] = Field(
         {}, description="Knobs of the simulated engine: `tokens_per_second: 50` becomes --sim-tokens-per-second 50."
+    )
+    otlp_traces_endpoint: str | None = Field(
+        None,
+        pattern=r"^(https?|grpc)://[^/\s]+(/\S*)?$",
+        description="Collector of vLLM's own spans: http://HOST:4318/v1/traces, or http://HOST:4317 (gRPC).",
     )
     startup_timeout: Seconds = Field(1800, description="Longest start-up, a model download included.")
     stop_timeout: Seconds = Field(
@@ -184,6 +190,8 @@ def engine_argv(settings: EngineSettings, port: int) -> list[str]:
     ]
     if settings.max_num_seqs is not None:
         argv += ["--max-num-seqs", str(settings.max_num_seqs)]
+    if settings.otlp_traces_endpoint is not None:
+        argv += ["--otlp-traces-endpoint", settings.otlp_traces_endpoint]
     if simulated:
         argv += _simulator_flags(settings.simulator)
     return [*argv, *settings.extra_args]
@@ -208,11 +216,20 @@ def engine_environment(settings: EngineSettings, api_key: str, base_env: Mapping
         "NO_COLOR": "1",  # the log file and the progress parser want plain text
         "VLLM_LOGGING_COLOR": "0",
         "PYTHONUNBUFFERED": "1",  # phases are read from its output while they happen
+        **_otlp_protocol(settings.otlp_traces_endpoint),
         **settings.env,
         "VLLM_API_KEY": api_key,
         # vLLM's default of 5 s closes connections that the gateway is about to reuse
         "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": str(settings.keep_alive_seconds),
     }
+
+
+def _otlp_protocol(endpoint: str | None) -> dict[str, str]:
+    """The variable by which vLLM chooses its exporter: an address with a path is that of HTTP."""
+    if endpoint is None:
+        return {}
+    over_http = urlsplit(endpoint).path not in {"", "/"}
+    return {"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf" if over_http else "grpc"}
 
 
 def engine_url(settings: EngineSettings, port: int) -> str:

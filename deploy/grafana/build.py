@@ -49,16 +49,16 @@ def _panels(rows: dict[str, list[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
     for title, panels in rows.items():
         number += 1
         yield {"id": number, "type": "row", "title": title, "gridPos": {"x": 0, "y": y, "w": COLUMNS, "h": 1}}
-        x, y, height = 0, y + 1, 0
+        x, y, tallest = 0, y + 1, 0
         for panel in panels:
             number += 1
             width, height = SIZES[panel.get("kind", "lines")]
             width = panel.get("wide", width)
             if x + width > COLUMNS:
-                x, y = 0, y + height
+                x, y, tallest = 0, y + tallest, 0
             yield _panel(panel, number, {"x": x, "y": y, "w": width, "h": height})
-            x += width
-        y += height
+            x, tallest = x + width, max(tallest, height)
+        y += tallest
 
 
 def _panel(panel: dict[str, Any], number: int, place: dict[str, int]) -> dict[str, Any]:

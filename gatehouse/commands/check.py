@@ -55,6 +55,7 @@ def findings(context: Context) -> Iterable[Finding]:
     yield from checks.listeners(config)
     yield from checks.secrets(config)
     yield from checks.database(config)
+    yield from checks.tracing(config)
 
 
 def line(finding: Finding) -> str:

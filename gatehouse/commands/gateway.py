@@ -16,6 +16,7 @@ from gateway.auth.keys import KeyFileError
 from gateway.logs import setup_process_logging
 from gateway.server import Listening, serve
 from gateway.store import StoreError
+from gateway.tracing import TracingUnavailableError
 
 PARENT = "GATEHOUSE_PARENT_PID"
 _PR_SET_PDEATHSIG = 1
@@ -54,7 +55,7 @@ def gateway(context: Context, port: int | None, admin_port: int | None, *, demo:
 
     try:
         uvloop.run(run())
-    except (OSError, KeyFileError, StoreError) as error:
+    except (OSError, KeyFileError, StoreError, TracingUnavailableError) as error:
         click.echo(f"gatehouse: the gateway cannot start: {error}", err=True)
         sys.exit(1)
 

@@ -9,6 +9,7 @@ import time
 
 import click
 
+from gatehouse.checks import tracing
 from gatehouse.commands.engine import Reporter, log_as_launcher
 from gatehouse.commands.gateway import PARENT
 from gatehouse.commands.greeting import gateway_of, greeting
@@ -57,6 +58,11 @@ class _Up:
         problems = [
             *_taken_ports(self._context, self._port, self._admin_port),
             *_engine_problems(self._settings.engine),
+            *(
+                f"{finding.what}; {finding.remedy}"
+                for finding in tracing(self._context.gateway_config())
+                if finding.remedy
+            ),
         ]
         if problems:
             click.echo("gatehouse: nothing was started:", err=True)

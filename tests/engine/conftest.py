@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import client_suite
+from tests.support.collector import Collector, collector
 from tests.support.real_engine import install, real_engine
 from tests.support.stack import Stack, running_stack
 
@@ -25,10 +26,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def stack() -> Iterator[Stack]:
+def otlp() -> Iterator[Collector]:
+    """Where both halves send their spans."""
+    with collector() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def stack(otlp: Collector) -> Iterator[Stack]:
     """`gatehouse up` with the real vLLM; a request waits for a restarted one as long as that takes."""
     config = real_engine(*install())
     config["gateway"]["hold_seconds"] = START_SECONDS
+    config["engine"]["otlp_traces_endpoint"] = otlp.endpoint
+    config["tracing"] = {"endpoint": otlp.endpoint}
     with running_stack(config, ready_seconds=START_SECONDS) as running:
         yield running
 
