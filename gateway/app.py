@@ -19,6 +19,7 @@ from gateway.auth.keys import load_keys
 from gateway.cache_salts import CacheSalts
 from gateway.chat.pages import find_static_dir, setup_static
 from gateway.config import Config
+from gateway.connections import Connections
 from gateway.context import EXCHANGE, Exchange
 from gateway.engine import Engine
 from gateway.health import setup_health
@@ -68,6 +69,7 @@ class Gateway:
             config.gateway.trusted_proxies,
             place=self.tracer.begin if self.tracer is not None else None,
         )
+        self.connections = Connections(config.gateway, self.metrics.connection_ended)
         self.app = self._public_app()
         authenticator = self.app[AUTHENTICATOR]
         # what is revoked closes what is open
@@ -88,6 +90,7 @@ class Gateway:
         self.app.cleanup_ctx.append(self._counting)  # after the store's: it is open by then, and still at the end
         self.metrics.watch_engine(lambda: self.engine.state)
         self.metrics.watch_in_flight(lambda: self.in_flight)
+        self.metrics.watch_connections(lambda: len(self.connections))
         self.admin_app = create_admin_app(self.metrics, self.engine, config.engine.status_socket, self.observer.running)
 
     def _public_app(self) -> web.Application:
@@ -129,7 +132,10 @@ class Gateway:
         if self.tracer is not None:
             self.tracer.start()
         await self.limits.start()
-        watches = [asyncio.create_task(watch) for watch in (self.metrics.watch_event_loop(), self.admission.watch())]
+        watches = [
+            asyncio.create_task(watch)
+            for watch in (self.metrics.watch_event_loop(), self.admission.watch(), self.connections.watch())
+        ]
         async with self.engine.watching():
             yield
             # the handlers have ended; what they left to be counted needs the engine once more

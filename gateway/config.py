@@ -32,6 +32,12 @@ class GatewaySettings(Section):
         (), description="addresses or networks of proxies whose X-Forwarded-For is believed"
     )
     backlog: Count = Field(2048, description="connections the kernel may hold before they are accepted")
+    max_connections: Count = Field(8192, description="connections of clients to one worker")
+    max_connections_per_address: Count | None = Field(
+        1024,
+        description="connections from one address or IPv6 /64; trusted proxies and Unix sockets are not counted",
+    )
+    head_seconds: Seconds = Field(10, description="deadline for receiving a request's line and header fields")
     max_body_bytes: Bytes = Field(8 * 1024 * 1024, description="largest request body; more is 413")
     max_json_depth: Count = Field(64, description="deepest nesting of a JSON body; more is 400")
     max_choices: Count = Field(8, description="largest `n` and `best_of`")

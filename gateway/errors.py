@@ -5,6 +5,7 @@ Handlers raise a GatewayError before headers are sent; `observe.py` turns it int
 """
 
 from collections.abc import Mapping
+from http import HTTPStatus
 
 import msgspec
 
@@ -35,6 +36,11 @@ class GatewayError(Exception):
         self.param = param
         self.type = type or _OPENAI_TYPE.get(self.status, "server_error")
         self.headers = dict(headers or {})
+
+    @property
+    def reason(self) -> str:
+        """What a status line says."""
+        return HTTPStatus(self.status).phrase
 
 
 class BadRequest(GatewayError):
@@ -107,6 +113,13 @@ class TooManyRequests(GatewayError):
     code = "rate_limit_exceeded"
 
 
+class HeadTooLarge(GatewayError):
+    """The request's line and fields are larger than anybody needs."""
+
+    status = 431
+    code = "headers_too_large"
+
+
 class EngineError(GatewayError):
     """The engine answered what the gateway cannot use."""
 
@@ -138,6 +151,7 @@ _OPENAI_TYPE = {
     413: "invalid_request_error",
     415: "invalid_request_error",
     429: "rate_limit_error",
+    431: "invalid_request_error",
     503: "service_unavailable_error",
     504: "timeout_error",
 }
@@ -152,6 +166,7 @@ _ANTHROPIC_TYPE = {
     413: "request_too_large",
     415: "invalid_request_error",
     429: "rate_limit_error",
+    431: "invalid_request_error",
     503: "overloaded_error",
     504: "timeout_error",
 }

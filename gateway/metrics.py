@@ -11,6 +11,7 @@ from functools import partial
 import msgspec
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
+from gateway.connections import REASONS
 from gateway.context import Exchange, Outcome
 from gateway.timing import Timing
 
@@ -126,6 +127,11 @@ class Metrics:
         self.consecutive_timeouts = Gauge(
             "gatehouse_consecutive_timeouts", "Timeouts since the engine last answered.", registry=registry
         )
+        self.connections = Gauge("gatehouse_connections", "Open connections of clients.", registry=registry)
+        self.connections_ended = Counter(
+            "gatehouse_connections_ended", "Connections that the gateway ended or refused, by reason.", ("reason",),
+            registry=registry,
+        )  # fmt: skip
         self.log_lines_dropped = Counter(
             "gatehouse_log_lines_dropped", "Log lines that could not be kept, by sink.", ("sink",), registry=registry
         )
@@ -154,6 +160,8 @@ class Metrics:
             self.spans_dropped.labels(reason)
         for reason in EXPECTED_REASONS:
             self._reason(reason)
+        for reason in REASONS:
+            self.connections_ended.labels(reason)
 
     def observe(self, exchange: Exchange, timing: Timing | None = None) -> None:
         """Count one request that has ended; `timing` defaults to an end just now. Never waits."""
@@ -225,6 +233,14 @@ class Metrics:
         """Say which limiter is in force: `memory`, `redis`, and what takes over when Redis is away."""
         self.limiter_mode.clear()
         self.limiter_mode.labels(mode).set(1)
+
+    def watch_connections(self, count: Callable[[], int]) -> None:
+        """Ask `count` for the open connections whenever metrics are exposed."""
+        self.connections.set_function(count)
+
+    def connection_ended(self, reason: str) -> None:
+        """Count a connection that was ended or refused here."""
+        self.connections_ended.labels(reason).inc()
 
     def dropped(self, sink: str, count: int) -> None:
         """Count log lines that were not kept; callable from any thread."""

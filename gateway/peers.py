@@ -32,6 +32,12 @@ def client_address(peer: str | None, forwarded: Iterable[str], trusted: Iterable
     return str(known) if known is not None else peer or ""
 
 
+def is_trusted(peer: str, trusted: Iterable[Network]) -> bool:
+    """Whether a peer is one of the trusted proxies."""
+    address = _parsed(peer)
+    return address is not None and _within(address, trusted)
+
+
 def _within(address: _Address, networks: Iterable[Network]) -> bool:
     return any(address.version == network.version and address in network for network in networks)
 

@@ -64,7 +64,7 @@ class Relay:
         body: bytes,
     ) -> web.StreamResponse:
         """Relay a request to whom it came from; see `relay_to`."""
-        delivery = Delivery(request, exchange, route.api, self._settings.write_seconds)
+        delivery = Delivery(request, exchange, route.api)
         asked = request.headers.items()
         return await self.relay_to(delivery, exchange, route, shaped, body, method=request.method, fields=asked)
 

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from gateway.app import Gateway
 from gateway.config import Config
+from gateway.connections import ClientRunner, Connections
 
 STATE_FILE = "gateway.json"
 # what aiohttp waits for handlers after the drain; measured: it may take twice as long
@@ -61,7 +63,7 @@ async def serve(
     gateway = Gateway(config)
     settings = config.gateway
     async with contextlib.AsyncExitStack() as stack:
-        public = await stack.enter_async_context(_running(gateway.app))
+        public = await stack.enter_async_context(_running(gateway.app, gateway.connections))
         admin = await stack.enter_async_context(_running(gateway.admin_app))
         port = await _listen(public, settings.host, settings.port, settings.backlog)
         admin_port = await _listen(admin, settings.admin_host, settings.admin_port, 128)
@@ -84,14 +86,17 @@ async def serve(
 
 
 @contextlib.asynccontextmanager
-async def _running(app: web.Application) -> AsyncIterator[web.AppRunner]:
+async def _running(app: web.Application, connections: Connections | None = None) -> AsyncIterator[web.AppRunner]:
     # A misspelt keyword here makes aiohttp drop them all with a mere warning; tests/integration proves each effect.
-    runner = web.AppRunner(
+    runner_of = web.AppRunner if connections is None else partial(ClientRunner, connections=connections)
+    runner = runner_of(
         app,
         handler_cancellation=True,  # a client that leaves ends its handler, and with it the engine's work
         access_log=None,
         auto_decompress=False,
         keepalive_timeout=75,
+        max_headers=64,
+        lingering_time=5,  # how long the rest of a refused body is read and thrown away
         shutdown_timeout=SHUTDOWN_SECONDS,
         logger=log,
         handle_signals=False,
