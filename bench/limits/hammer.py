@@ -24,6 +24,7 @@ from typing import Any
 
 import uvloop
 
+from bench.limits.windows import most_at_once, most_backlog
 from gateway.limits.limiter import Allowance, Pace, Rule
 from gateway.limits.plans import headers
 from gateway.limits.redis import RedisLimiter
@@ -33,10 +34,10 @@ from tests.support.redis_server import running_redis
 NAMESPACE = "hammer"
 # a minute's worth must be used up within seconds, else a run of seconds shows nothing
 SUBJECTS = [
-    Rule(f"subject:{number}", Allowance(Pace.of_requests(1800, 30), Pace.of_tokens(20_000), 8, 10**9))
+    Rule(f"subject:{number}", Allowance(Pace.of_requests(1800, 30), Pace.of_tokens(12_000), 4, 10**9))
     for number in range(4)
 ]
-TEAM = Rule("team:red", Allowance(Pace.of_requests(5000, 60), Pace.of_tokens(70_000), 20, 10**9))
+TEAM = Rule("team:red", Allowance(Pace.of_requests(5000, 60), Pace.of_tokens(42_000), 10, 10**9))
 RULES = {rule.key: rule for rule in (*SUBJECTS, TEAM)}
 LARGEST = 800  # tokens reserved; at most a tenth more is used
 
@@ -204,7 +205,7 @@ def judge(files: list[str], deaths: dict[int, int], charged: dict[str, int]) -> 
     report: dict[str, Any] = {**tally, "violations": violations, "limits": {}}
     for key, rule in RULES.items():
         mine = [each for each in requests.values() if key in {each["key"], TEAM.key}]
-        got = sorted((each for each in mine if "got" in each), key=lambda each: each["began"])
+        got = [each for each in mine if "got" in each]
         report["limits"][key] = figures = _against(rule, got, deaths)
         for limit, (most, allowed) in figures.items():
             if most > allowed:
@@ -230,35 +231,18 @@ def _against(rule: Rule, got: list[dict[str, Any]], deaths: dict[int, int]) -> d
     assert allowance.requests is not None
     assert allowance.tokens is not None
     assert allowance.concurrent is not None
-    requests = _most([(each["began"], each["got"], allowance.requests.cost(1)) for each in got])
-    used = _most(
+    requests = most_backlog([(each["began"], each["got"], allowance.requests.cost(1)) for each in got])
+    used = most_backlog(
         [(each["began"], each["got"], allowance.tokens.cost(each.get("used", each["tokens"]))) for each in got]
     )
     # in flight when a window begins or ends: what they had reserved and gave back, what they used beyond it
     slack = allowance.concurrent * allowance.tokens.cost(LARGEST + LARGEST // 10)
-    events = [(each["got"], 1) for each in got]
-    events += [(each["ended"] if "ended" in each else deaths.get(each["pid"], 0), -1) for each in got]
-    running = most = 0
-    for _, change in sorted(events):
-        running += change
-        most = max(most, running)
+    most = most_at_once((each["got"], each["ended"] if "ended" in each else deaths.get(each["pid"], 0)) for each in got)
     return {
         "requests_us": (requests, allowance.requests.depth),
         "tokens_us": (used, allowance.tokens.depth + slack),
         "concurrent": (most, allowance.concurrent),
     }
-
-
-def _most(charges: list[tuple[int, int, int]]) -> int:
-    """The largest, over all windows, of what was charged in it less the window's length: the backlog it had."""
-    worst = total = 0
-    least = 0
-    for at, (began, got, cost) in enumerate(charges):
-        # the window opens when its first charge may first have happened, and closes when its last surely had
-        least = min(least, total - began) if at else total - began
-        total += cost
-        worst = max(worst, total - got - least)
-    return worst
 
 
 def _now() -> int:
