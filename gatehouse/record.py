@@ -105,4 +105,9 @@ def _parsed(text: bytes) -> Line | None:
         line = msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
-    return line if isinstance(line, dict) and "request_id" in line else None
+    return line if isinstance(line, dict) and (is_request(line) or "message" in line) else None
+
+
+def is_request(line: Line) -> bool:
+    """Whether a line is a request's; the others are messages."""
+    return "request_id" in line

@@ -3,10 +3,10 @@
 import asyncio
 import contextlib
 import json
-import logging
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
@@ -15,7 +15,7 @@ import click
 
 from gatehouse.bar import StartupBar
 from gateway.config import LoggingSettings
-from gateway.logs import setup_process_logging
+from gateway.logs import process_log
 from launcher.config import EngineSettings
 from launcher.notify import notify, watchdog_seconds
 from launcher.service import Launcher
@@ -60,8 +60,9 @@ def engine(ctx: click.Context) -> None:
     """Run the engine in the foreground until SIGTERM or Ctrl-C; a second Ctrl-C kills it at once."""
     if ctx.invoked_subcommand is None:
         context: EngineContext = ctx.obj
-        log_as_launcher(context.settings.logging)
-        ctx.exit(asyncio.run(_run(context)))
+        with launcher_log(context):
+            code = asyncio.run(_run(context))
+        ctx.exit(code)
 
 
 @engine.command()
@@ -148,10 +149,9 @@ class Reporter:
                     self._write(f"  | {text}")
 
 
-def log_as_launcher(settings: LoggingSettings) -> None:
-    """Log in the record's form. The launcher's states are left out: the Reporter tells them."""
-    setup_process_logging(settings)
-    logging.getLogger("launcher").setLevel(logging.WARNING)
+def launcher_log(context: EngineContext) -> AbstractContextManager[None]:
+    """Log into the record. The stream does not show the launcher's states: the Reporter tells them."""
+    return process_log(context.settings.logging, context.state_dir, "launcher", told_elsewhere="launcher")
 
 
 async def _run(context: EngineContext) -> int:

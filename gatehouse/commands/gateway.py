@@ -13,7 +13,7 @@ import uvloop
 from gatehouse.context import Context
 from gatehouse.reload import Reloader
 from gateway.auth.keys import KeyFileError
-from gateway.logs import setup_process_logging
+from gateway.logs import process_log
 from gateway.server import Listening, serve
 from gateway.store import StoreError
 from gateway.tracing import TracingUnavailableError
@@ -38,7 +38,6 @@ def gateway(context: Context, port: int | None, admin_port: int | None, *, demo:
     config = context.gateway_config()
     changed = {name: value for name, value in (("port", port), ("admin_port", admin_port)) if value is not None}
     config = config.model_copy(update={"gateway": config.gateway.model_copy(update=changed)})
-    setup_process_logging(config.logging)
 
     async def run() -> None:
         stop, hurry, hang_up = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -54,7 +53,8 @@ def gateway(context: Context, port: int | None, admin_port: int | None, *, demo:
         await serve(config, stop, hurry=hurry, on_listening=_announce, beside=reloader.follow)
 
     try:
-        uvloop.run(run())
+        with process_log(config.logging, config.state_dir, "gateway"):
+            uvloop.run(run())
     except (OSError, KeyFileError, StoreError, TracingUnavailableError) as error:
         click.echo(f"gatehouse: the gateway cannot start: {error}", err=True)
         sys.exit(1)

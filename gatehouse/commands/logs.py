@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Protocol
 
 import click
 
-from gatehouse.record import Line, Record
+from gatehouse.record import Line, Record, is_request
 
 if TYPE_CHECKING:
     from rich.text import Text
 
 STYLES = {"complete": "green", "client_gone": "yellow", "rejected": "yellow", "shutdown": "yellow"}  # others: red
+LEVELS = {"debug": "dim", "info": "cyan", "warning": "yellow"}  # others: red
+SOURCES = ("requests", "gateway", "launcher", "engine")
 
 
 class _Logging(Protocol):
@@ -55,25 +57,38 @@ def record_path(context: LogContext) -> Path:
     "--slow", type=click.FloatRange(0), is_flag=False, flag_value=10.0, metavar="[SECONDS]",
     help="only what took longer; 10 where no number is given",
 )  # fmt: skip
-@click.option("--errors", is_flag=True, help="only what was not answered in full")
+@click.option("--errors", is_flag=True, help="only what was not answered in full, and warnings")
+@click.option("--source", type=click.Choice(SOURCES), help="only requests, or the messages of one of the three")
 @click.option("--json", "as_json", is_flag=True, help="print the lines as they are in the file")
 @click.pass_obj
-def logs(
+def logs(  # noqa: PLR0917 - click gives them by name
     context: LogContext,
     lines: int,
     subject: str | None,
     request_id: str | None,
     slow: float | None,
+    source: str | None,
     *,
     follow: bool,
     errors: bool,
     as_json: bool,
 ) -> None:
-    """Show the record: who asked what, how it ended, how long it took. Reads the rotated files, too."""
+    """Show the record: who asked what, how it ended, how long it took; and what gateway, launcher and engine said
+    meanwhile. Reads the rotated files, too.
+    """
 
     def wanted(line: Line) -> bool:
+        if not is_request(line):
+            return (
+                subject is None
+                and slow is None
+                and (source is None or line.get("source") == source)
+                and (request_id is None or request_id in line["message"])
+                and not (errors and line.get("level") in {"debug", "info"})
+            )
         return (
-            (subject is None or line.get("subject") == subject)
+            source in {None, "requests"}
+            and (subject is None or line.get("subject") == subject)
             and (request_id is None or line.get("request_id") == request_id)
             and (slow is None or line.get("duration_ms", 0) > slow * 1000)
             and not (errors and line.get("outcome") == "complete")
@@ -103,7 +118,7 @@ def _printer(*, as_json: bool, whole: bool) -> Callable[[Line], None]:
     def show(line: Line) -> None:
         if as_json:
             click.echo(json.dumps(line, ensure_ascii=False, separators=(",", ":")))
-        elif whole:
+        elif whole and is_request(line):
             width = max(map(len, line))
             for name, value in line.items():
                 click.echo(f"{name:{width}}  {'-' if value is None else value}")
@@ -115,8 +130,11 @@ def _printer(*, as_json: bool, whole: bool) -> Callable[[Line], None]:
 
 
 def brief(line: Line) -> "Text":
-    """One line of the record as one line for people."""
+    """One line of the record as one line for people; a traceback below it."""
     from rich.text import Text  # noqa: PLC0415
+
+    if not is_request(line):
+        return _message(line)
 
     def get(name: str) -> str:
         value = line.get(name)
@@ -135,6 +153,17 @@ def brief(line: Line) -> "Text":
     if line.get("tokens_per_second"):
         text.append(f" {line['tokens_per_second']:.0f}/s")
     text.append(f"  {get('request_id')}", style="dim")
+    return text
+
+
+def _message(line: Line) -> "Text":
+    from rich.text import Text  # noqa: PLC0415
+
+    text = Text(f"{str(line.get('ts'))[:19].replace('T', ' ')} ", style="dim", end="")
+    text.append(f"{line.get('source')} {line.get('level')}", style=LEVELS.get(str(line.get("level")), "red"))
+    text.append(f"  {line['message']}")
+    if line.get("exception"):
+        text.append(f"\n{line['exception']}", style="dim")
     return text
 
 

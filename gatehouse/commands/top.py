@@ -9,7 +9,7 @@ import time
 import click
 
 from gatehouse.commands.logs import LogContext, record_path
-from gatehouse.record import Line, Record
+from gatehouse.record import Line, Record, is_request
 
 _ERRORS = 5
 
@@ -60,4 +60,4 @@ def _admin_url(context: LogContext) -> str:
 
 def _errors(context: LogContext) -> list[Line]:
     with contextlib.closing(Record(record_path(context))) as record:
-        return record.newest(_ERRORS, lambda line: line.get("outcome") != "complete")
+        return record.newest(_ERRORS, lambda line: is_request(line) and line["outcome"] != "complete")

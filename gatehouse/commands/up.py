@@ -10,7 +10,7 @@ import time
 import click
 
 from gatehouse.checks import tracing
-from gatehouse.commands.engine import Reporter, log_as_launcher
+from gatehouse.commands.engine import Reporter, launcher_log
 from gatehouse.commands.gateway import PARENT
 from gatehouse.commands.greeting import gateway_of, greeting
 from gatehouse.context import Context
@@ -32,8 +32,9 @@ GRACE_SECONDS = 10.0  # beyond drain_seconds, before a gateway that does not sto
 def up(context: Context, port: int | None, admin_port: int | None, *, demo: bool) -> None:
     """Start the engine and the gateway. Ctrl-C lets running requests finish and leaves nothing behind."""
     context.demo = demo
-    log_as_launcher(context.settings.logging)
-    sys.exit(asyncio.run(_Up(context, port, admin_port).run()))
+    with launcher_log(context):
+        code = asyncio.run(_Up(context, port, admin_port).run())
+    sys.exit(code)
 
 
 class _Up:

@@ -1,7 +1,7 @@
 """Logs: one line a request (the record), and the process's own messages."""
 
 from gateway.logs.line import LogLine
-from gateway.logs.process import setup_process_logging
+from gateway.logs.process import process_log
 from gateway.logs.writer import RequestLog
 
-__all__ = ["LogLine", "RequestLog", "setup_process_logging"]
+__all__ = ["LogLine", "RequestLog", "process_log"]

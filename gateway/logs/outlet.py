@@ -2,9 +2,11 @@
 
 import os
 import select
+import threading
 from collections.abc import Iterator, Sequence
 
 PATIENCE_SECONDS = 0.05
+_turn = threading.Lock()  # requests and messages have a writer each, and one stream: their lines do not mix
 _CHUNK = 4096  # pipe(7): a pipe that polls as writable takes so much without blocking
 
 
@@ -21,10 +23,11 @@ class Outlet:
     def write(self, lines: Sequence[bytes]) -> int:
         """Write lines without blocking; return how many were taken."""
         taken = 0
-        for chunk, count in _chunks(lines):
-            if self._closed or not self._put(b"\n" + chunk if self._torn else chunk):
-                break
-            taken += count
+        with _turn:
+            for chunk, count in _chunks(lines):
+                if self._closed or not self._put(b"\n" + chunk if self._torn else chunk):
+                    break
+                taken += count
         return taken
 
     def _put(self, data: bytes) -> bool:

@@ -1,43 +1,54 @@
-"""The process's own messages: stdlib logging, set up in one place, in the form of the record."""
+"""The process's own messages: stdlib logging, set up in one place, into the record."""
 
-import datetime as dt
+import contextlib
 import logging
-
-import msgspec
+from collections.abc import Iterator
+from pathlib import Path
 
 from gateway.config import LoggingSettings
-from gateway.logs.line import clean, redact, timestamp
+from gateway.logs.message import Message
+from gateway.logs.outlet import Outlet
+from gateway.logs.writer import RecordWriter
+
+STDOUT, STDERR = 1, 2
 
 
-class _JsonFormatter(logging.Formatter):
-    """The process's messages in the form of the record: one JSON object a line."""
+class _IntoRecord(logging.Handler):
+    """Queues messages for the record."""
 
-    def format(self, record: logging.LogRecord) -> str:
-        fields = {
-            "ts": timestamp(record.created),
-            "level": record.levelname.lower(),
-            "source": record.name,
-            "message": clean(record.getMessage(), 4096),
-        }
-        if record.exc_info:
-            fields["exception"] = redact(self.formatException(record.exc_info))
-        return msgspec.json.encode(fields).decode()
+    def __init__(self, writer: RecordWriter, source: str, *, told_elsewhere: str | None) -> None:
+        super().__init__()
+        self._writer = writer
+        self._source = source
+        self._told_elsewhere = told_elsewhere
 
-
-class _ConsoleFormatter(logging.Formatter):
-    """The process's messages for people."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        when = dt.datetime.fromtimestamp(record.created)  # noqa: DTZ006 - the reader's own time
-        line = f"{when:%H:%M:%S} {record.levelname.lower():7} {record.name}: {clean(record.getMessage(), 4096)}"
-        if record.exc_info:
-            line += "\n" + redact(self.formatException(record.exc_info))
-        return line
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            message = Message.of(record, self._source)
+        except Exception:  # noqa: BLE001 - a message that cannot be formatted; stdlib's way is to say so on stderr
+            self.handleError(record)
+            return
+        told = record.levelno < logging.WARNING and record.name.partition(".")[0] == self._told_elsewhere
+        self._writer.put(message, shown=not told)
 
 
-def setup_process_logging(settings: LoggingSettings) -> None:
-    """Send the messages of this process to stderr, in the record's form; replaces what was set up before."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(_JsonFormatter() if settings.format == "json" else _ConsoleFormatter())
+@contextlib.contextmanager
+def process_log(
+    settings: LoggingSettings, state_dir: Path, source: str, *, told_elsewhere: str | None = None
+) -> Iterator[None]:
+    """Send the messages of this process to the record's file and stream; replaces what was set up before.
+
+    The stream is stdout, where the requests are, or stderr, where `logging.stdout` is off. What a logger below
+    `told_elsewhere` says, and is no warning, is for the file only.
+    """
+    outlet = Outlet(STDOUT if settings.stdout else STDERR)
+    writer = RecordWriter(settings, state_dir, on_drop=lambda _sink, _count: None, outlet=outlet)
+    handler = _IntoRecord(writer, source, told_elsewhere=told_elsewhere)
     logging.getLogger("alembic").setLevel(logging.WARNING)  # its notes on how it was set up help nobody
     logging.basicConfig(handlers=[handler], level=settings.level.upper(), force=True)
+    writer.start()
+    try:
+        yield
+    finally:
+        logging.basicConfig(handlers=[logging.StreamHandler()], level=settings.level.upper(), force=True)
+        writer.finish()

@@ -10,6 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 from gateway.config import LoggingSettings
 from gateway.context import Exchange
@@ -25,8 +26,20 @@ RETRY_SECONDS = 1.0  # between two tries at a file that cannot be written
 CLOSE_SECONDS = 10.0  # for the last lines, on close
 
 
-class RequestLog:
-    """Takes lines from the event loop, writes them from a thread: to the file, and to stdout if that is asked for."""
+class Line(Protocol):
+    """What can stand in the record: a request, or a message."""
+
+    def json(self) -> bytes:
+        """As the file has it."""
+        ...
+
+    def console(self) -> bytes:
+        """For people."""
+        ...
+
+
+class RecordWriter:
+    """Takes lines from the event loop, writes them from a thread: to the file, and to a stream if there is one."""
 
     def __init__(
         self,
@@ -34,7 +47,7 @@ class RequestLog:
         state_dir: Path,
         *,
         on_drop: Callable[[str, int], None],
-        stdout: int = 1,
+        outlet: Outlet | None,
     ) -> None:
         """`on_drop(sink, lines)` is called, from any thread, for what `queue`, `file` or `stdout` could not take."""
         self._settings = settings
@@ -42,8 +55,8 @@ class RequestLog:
             settings.file or state_dir / "requests.jsonl", max_bytes=settings.max_bytes, keep=settings.keep_files
         )
         self._on_drop = on_drop
-        self._outlet = Outlet(stdout) if settings.stdout else None
-        self._queue: deque[LogLine] = deque()
+        self._outlet = outlet
+        self._queue: deque[tuple[Line, bool]] = deque()  # and whether the stream shows it
         self._pending: list[bytes] = []  # lines that the file has not taken yet
         self._lost = 0  # since the file last could be written
         self._failing = False
@@ -56,8 +69,15 @@ class RequestLog:
         """Start the writer."""
         self._thread.start()
 
-    def write(self, exchange: Exchange, timing: Timing | None = None) -> None:
-        """Queue the line of a request that has ended; `timing` defaults to an end just now. Never waits."""
+    def put(self, line: Line, *, shown: bool = True) -> None:
+        """Queue a line. Never waits."""
+        if self._has_room():
+            self._queue.append((line, shown))
+            if not self._wake.is_set():
+                self._wake.set()
+
+    def _has_room(self) -> bool:
+        """Whether the queue takes another line; one that it does not is counted, and announced once."""
         if len(self._queue) >= self._settings.queue_lines:
             if not self._overflowing:
                 self._overflowing = True
@@ -65,16 +85,14 @@ class RequestLog:
                     "log: lines come faster than they can be written; those that find the queue full are dropped"
                 )
             self._on_drop("queue", 1)
-            return
-        self._queue.append(LogLine.of(exchange, timing or Timing.of(exchange)))
-        if not self._wake.is_set():
-            self._wake.set()
+            return False
+        return True
 
-    async def close(self) -> None:
+    def finish(self) -> None:
         """Write what is queued, then stop. Waits for the disk, but no longer than CLOSE_SECONDS."""
         self._stop.set()
         self._wake.set()
-        await asyncio.to_thread(self._thread.join, CLOSE_SECONDS)
+        self._thread.join(CLOSE_SECONDS)
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -95,9 +113,12 @@ class RequestLog:
     def _turn(self) -> None:
         """Write all that is there."""
         lines = [self._queue.popleft() for _ in range(len(self._queue))]
-        records = [line.json() for line in lines]
+        records = [line.json() for line, _ in lines]
         if self._outlet:
-            shown = records if self._settings.format == "json" else [line.console() for line in lines]
+            if self._settings.format == "json":
+                shown = [record for record, (_, told) in zip(records, lines, strict=True) if told]
+            else:
+                shown = [line.console() for line, told in lines if told]
             if refused := len(shown) - self._outlet.write(shown):
                 self._drop("stdout", refused)
         self._pending += records
@@ -119,3 +140,20 @@ class RequestLog:
     def _drop(self, sink: str, count: int) -> None:
         with contextlib.suppress(Exception):
             self._on_drop(sink, count)
+
+
+class RequestLog(RecordWriter):
+    """The lines of the requests of one gateway; their copy goes to stdout, if that is asked for."""
+
+    def __init__(
+        self, settings: LoggingSettings, state_dir: Path, *, on_drop: Callable[[str, int], None], stdout: int = 1
+    ) -> None:
+        super().__init__(settings, state_dir, on_drop=on_drop, outlet=Outlet(stdout) if settings.stdout else None)
+
+    def write(self, exchange: Exchange, timing: Timing | None = None) -> None:
+        """Queue the line of a request that has ended; `timing` defaults to an end just now. Never waits."""
+        self.put(LogLine.of(exchange, timing or Timing.of(exchange)))
+
+    async def close(self) -> None:
+        """Finish, while the event loop turns on."""
+        await asyncio.to_thread(self.finish)

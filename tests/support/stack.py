@@ -126,7 +126,11 @@ class Stack:
         return issue_token(key, self.config.auth, subject=subject, ttl_seconds=ttl_seconds, **how)[0]
 
     def log_lines(self) -> list[dict[str, Any]]:
-        """The record, as far as it is written."""
+        """The requests of the record, as far as it is written."""
+        return [line for line in self.record() if "request_id" in line]
+
+    def record(self) -> list[dict[str, Any]]:
+        """The record with the messages in it, as far as it is written."""
         file = self.state_dir / "requests.jsonl"
         text = file.read_text("utf-8") if file.exists() else ""
         return [json.loads(line) for line in text.splitlines() if line.endswith("}")]

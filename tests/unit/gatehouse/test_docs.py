@@ -20,6 +20,7 @@ from gateway.headers import TO_ENGINE
 from gateway.limits.limiter import Kind, Rate, Refusal, Verdict
 from gateway.limits.plans import headers
 from gateway.logs import LogLine
+from gateway.logs.message import Message
 from gateway.metrics import Metrics
 from gateway.shape import REFUSED_FIELDS
 from launcher.metrics import LauncherMetrics
@@ -116,6 +117,11 @@ def test_the_records_fields_are_documented_in_their_order() -> None:
     """docs/log.md has a row for each field of a line, and no other."""
     table = text_of("docs/log.md").split("\n## ", 1)[0]
     assert tuple(first_cells(table)) == LogLine.__struct_fields__
+
+
+def test_the_fields_of_messages_are_documented_in_their_order() -> None:
+    """Likewise for the lines that are no request's."""
+    assert tuple(first_cells(section("docs/log.md", "## Messages between the requests"))) == Message.__struct_fields__
 
 
 def families(registry: CollectorRegistry) -> dict[str, tuple[str, tuple[str, ...]]]:

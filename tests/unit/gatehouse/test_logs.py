@@ -57,6 +57,26 @@ def test_what_is_asked_for(tmp_path: Path, shown: Callable[..., list[str]]) -> N
     assert (one["outcome"], one["subject"], one["token_id"]) == ("engine_failed", "alice", "t1")
 
 
+def message(text: str, **fields: str) -> bytes:
+    known = {"ts": "2026-11-22T11:36:30.000Z", "level": "info", "source": "gateway", "logger": "gatehouse"}
+    return json.dumps({**known, "message": text, **fields}).encode() + b"\n"
+
+
+def test_messages_stand_among_the_requests(tmp_path: Path, shown: Callable[..., list[str]]) -> None:
+    """In the file's order; by source, by level, by the request that they name; a caller's lines are requests only."""
+    dead = message("engine restarting: exit 1", source="launcher")
+    oom = message("out of memory", source="engine", level="error", exception="Traceback\n  line")
+    about = message("r2: the engine failed before its answer", level="warning")
+    (tmp_path / "requests.jsonl").write_bytes(line(1) + oom + dead + about + line(2))
+    assert [each.split()[-1] for each in shown()] == ["r1", "memory", "Traceback", "line", "1", "answer", "r2"]
+    assert shown("--source", "launcher") == ["2026-11-22 11:36:30 launcher info  engine restarting: exit 1"]
+    assert [each.split()[-1] for each in shown("--source", "requests")] == ["r1", "r2"]
+    assert [each.split()[-1] for each in shown("--errors")] == ["memory", "Traceback", "line", "answer"]
+    assert [each.split()[-1] for each in shown("--subject", "alice")] == ["r1", "r2"]
+    assert shown("--slow", "1000", exit_code=1) == []
+    assert shown("--request-id", "r2")[0].endswith("gateway warning  r2: the engine failed before its answer")
+
+
 def test_a_line_for_people(tmp_path: Path, shown: Callable[..., list[str]]) -> None:
     """When, how it ended, who, what, how long, how many tokens, how fast; no colours where nobody sees them."""
     (tmp_path / "requests.jsonl").write_bytes(line(2, outcome=Outcome.ENGINE_FAILED, error_code="engine_died"))
