@@ -20,6 +20,7 @@ COMMANDS = {
     "engine": ("gatehouse.commands.engine", "Run the engine alone, or operate the one that runs."),
     "gateway": ("gatehouse.commands.gateway", "Run the gateway alone."),
     "check": ("gatehouse.commands.check", "Say what is good and what is wrong with configuration and machine."),
+    "deploy": ("gatehouse.commands.deploy", "Write the configuration of nginx and systemd."),
     "token": ("gatehouse.commands.identity", "Issue, list, inspect and revoke API tokens."),
     "user": ("gatehouse.commands.identity", "Add, list and change the users of the chat."),
     "usage": ("gatehouse.commands.usage", "Show who used what."),

@@ -15,6 +15,7 @@ if [ "${1:-run}" = test ]; then
     [prometheus-blackbox-exporter]="prometheus-blackbox-exporter --version"
     [fonts-noto-cjk]="test -e /usr/share/fonts/opentype/noto/NotoSansCJK-Regular.ttc"
     [npm]="npm --version"
+    [systemd]="systemd-analyze --version"
   )
 fi
 

@@ -129,15 +129,15 @@ class Reporter:
         self._write = write
         self._bar = StartupBar.on(sys.stderr)
         self._told: tuple[str, str | None, str] | None = None
-        self._was_ready = False
+        self._notified = False
 
     def __call__(self, status: Status) -> None:
         """Take a new status."""
         line = describe(json.loads(status.json()))
         notify(STATUS=line)
-        if status.state == "ready" and not self._was_ready:
-            notify(READY="1")
-            self._was_ready = True
+        if not self._notified:
+            notify(READY="1")  # of the launcher: nothing needs to wait for a model that takes minutes to load
+            self._notified = True
         if self._bar is not None and self._bar.show(status):
             return
         told = (status.state, status.phase, status.reason)

@@ -11,9 +11,6 @@ from gateway.config import GatewaySettings
 from gateway.context import Api
 from gateway.errors import GatewayError, error_body
 
-# nginx waits so much longer than the gateway for the same thing, so that the gateway's answer comes first
-LONGER_SECONDS: Final = 30
-
 # status → what nginx says of it: (answered as, code, message). 494 and 497 are nginx's own numbers.
 ERRORS: Final = {
     400: (400, "invalid_request", "This is not a well-formed HTTP request."),
@@ -66,6 +63,9 @@ class NginxSite:
     requests_per_second: int = 50
     logins_per_second: int = 2
     connections: int = 256
+    seconds_longer: int = (
+        30  # than the gateway nginx waits for the same thing, so that the gateway's answer comes first
+    )
 
     @property
     def authority(self) -> str:
@@ -87,6 +87,16 @@ def render(site: NginxSite) -> dict[str, str]:
         none = "# No Basic auth; `gatehouse deploy nginx --basic-auth` writes it.\n"
         files |= dict.fromkeys(("gatehouse/basic-auth.conf", "gatehouse/basic-auth-users.conf"), none)
     return files
+
+
+def upstreams(settings: GatewaySettings) -> tuple[str, ...]:
+    """Where the workers of these settings listen: their own sockets, or the port that they share."""
+    return (f"{_near(settings.host)}:{settings.port}",)
+
+
+def _near(host: str) -> str:
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - who listens everywhere is near, too
+    return f"[{host}]" if ":" in host else host
 
 
 def _values(site: NginxSite) -> dict[str, str]:
@@ -115,10 +125,10 @@ def _values(site: NginxSite) -> dict[str, str]:
         "LOG_DIR": site.log_dir,
         "MAX_BODY_BYTES": str(settings.max_body_bytes),
         "PID_FILE": site.pid_file,
-        "READ_SECONDS": str(ceil(longest + settings.hold_seconds) + LONGER_SECONDS),
+        "READ_SECONDS": str(ceil(longest + settings.hold_seconds) + site.seconds_longer),
         "REQUESTS_BURST": str(site.requests_per_second * 4),
         "REQUESTS_PER_SECOND": str(site.requests_per_second),
-        "SEND_SECONDS": str(ceil(settings.write_seconds) + LONGER_SECONDS),
+        "SEND_SECONDS": str(ceil(settings.write_seconds) + site.seconds_longer),
         "SHUTDOWN_SECONDS": str(ceil(settings.total_seconds)),
         "STATIC_ROOT": site.static_root,
         "TEMP_PATHS": _lines(f"{name}_temp_path {site.temp_dir}/{name};" for name in temp),
@@ -141,7 +151,7 @@ def _error_bodies() -> str:
             bodies.append(f'"{dialect} /gatehouse-error/{seen}" {_quoted(body)};')
     again = "|".join(map(str, _COME_AGAIN))
     return f"""\
-# nginx's own errors in the API's shape, made of the gateway's. `gatehouse deploy nginx` writes this file.
+# nginx's own errors in the API's shape, made of the gateway's.
 map $request_uri $gatehouse_dialect {{
     default openai;
     "~^/v1/messages(/count_tokens)?(\\?|$)" anthropic;
@@ -165,7 +175,7 @@ def _static_headers() -> str:
     fields = "\n".join(f"add_header {name} {_quoted(value)};" for name, value in headers.items())
     texts = {kind.partition(";")[0] for kind in CONTENT_TYPES.values() if "charset" in kind}
     return f"""\
-# The gateway's own headers, for the files that nginx sends. `gatehouse deploy nginx` writes this file.
+# The gateway's own headers, for the files that nginx sends.
 types {{
 {types}
 }}

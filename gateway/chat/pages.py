@@ -2,6 +2,9 @@
 
 Every servable path is a key of one table, so no request path ever reaches the file system: `..`, encoded
 slashes and unknown names are plain 404s.
+
+The page names its files below `/static/BUILD/`, where BUILD changes with any of them: what a browser has of one build
+is good for ever, and files of two builds never mix. `page_files` are the same files for a web server in front.
 """
 
 import gzip
@@ -50,6 +53,7 @@ CONTENT_TYPES: Final[Mapping[str, str]] = {
     ".woff2": "font/woff2",
 }
 IMMUTABLE: Final = "public, max-age=31536000, immutable"
+REVALIDATED: Final = "no-cache"  # always ask; an unchanged file costs one 304
 ALREADY_COMPRESSED: Final = frozenset({".woff2"})
 
 # What of the `chat` section the browser may see. Whatever else is configured stays on the server.
@@ -78,14 +82,14 @@ class Asset:
             digest=hashlib.sha256(body).hexdigest()[:32],
         )
 
-    def respond(self, request: web.Request) -> web.Response:
+    def respond(self, request: web.Request, cache: str = REVALIDATED) -> web.Response:
         """Send the whole file, gzipped where the client takes that, or 304 when the client already has it."""
         packed = self.gzipped if "gzip" in request.headers.get(hdrs.ACCEPT_ENCODING, "") else None
         # A strong validator names exact bytes, so each encoding has its own.
         etag = ETag(self.digest + ("-gz" if packed is not None else ""))
         headers = {
             **SECURITY_HEADERS,
-            hdrs.CACHE_CONTROL: "no-cache",  # always ask; an unchanged file costs one 304
+            hdrs.CACHE_CONTROL: cache,
             hdrs.VARY: hdrs.ACCEPT_ENCODING,
         }
         if _matches(request, etag):
@@ -116,23 +120,44 @@ def setup_static(app: web.Application, static_dir: Path, chat_config: dict[str, 
 
     Files are read now: a change on disk needs a restart. Raises OSError when `static_dir` cannot be read.
     """
-    assets = dict(_read_assets(static_dir))
-    index = assets.pop("index.html", None)
-    if index is None:
-        raise FileNotFoundError(f"{static_dir} holds no index.html")
-    assets["config.json"] = Asset.of(_public_config(chat_config, assets), ".json")
+    index, assets, build = _read_page(static_dir)
+    served = {path: (asset, REVALIDATED) for path, asset in assets.items()}
+    served |= {f"{build}/{path}": (asset, IMMUTABLE) for path, asset in assets.items()}
+    served["config.json"] = (Asset.of(_public_config(chat_config, build), ".json"), REVALIDATED)
 
     async def serve_index(request: web.Request) -> web.Response:
         return index.respond(request)
 
     async def serve_asset(request: web.Request) -> web.Response:
-        asset = assets.get(request.match_info["path"])
-        if asset is None:
-            raise web.HTTPNotFound(headers=SECURITY_HEADERS)
-        return asset.respond(request)
+        try:
+            asset, cache = served[request.match_info["path"]]
+        except KeyError:
+            raise web.HTTPNotFound(headers=SECURITY_HEADERS) from None
+        return asset.respond(request, cache)
 
     app.router.add_get("/", serve_index)
     app.router.add_get("/static/{path:.+}", serve_asset)
+
+
+def page_files(static_dir: Path) -> Iterator[tuple[str, bytes]]:
+    """The page's files by their path on the server, each with its `.gz` sibling where that is smaller."""
+    _, assets, build = _read_page(static_dir)
+    for path, asset in assets.items():
+        name = f"static/{build}/{path}"
+        yield name, asset.body
+        if asset.gzipped is not None:
+            yield f"{name}.gz", asset.gzipped
+
+
+def _read_page(static_dir: Path) -> tuple[Asset, dict[str, Asset], str]:
+    """The index, the other files by their path, and the build's id."""
+    assets = dict(_read_assets(static_dir))
+    build = hashlib.sha256("".join(f"{path} {asset.digest}\n" for path, asset in assets.items()).encode())
+    name = build.hexdigest()[:16]
+    index = assets.pop("index.html", None)
+    if index is None:
+        raise FileNotFoundError(f"{static_dir} holds no index.html")
+    return Asset.of(index.body.replace(b'="/static/', f'="/static/{name}/'.encode()), ".html"), assets, name
 
 
 def _read_assets(static_dir: Path) -> Iterator[tuple[str, Asset]]:
@@ -142,12 +167,11 @@ def _read_assets(static_dir: Path) -> Iterator[tuple[str, Asset]]:
             yield path.relative_to(static_dir).as_posix(), Asset.of(path.read_bytes(), path.suffix)
 
 
-def _public_config(chat_config: dict[str, Any], assets: Mapping[str, Asset]) -> bytes:
-    """Encode the public keys of the `chat` section, and a build id by which an open page sees that it is outdated."""
-    build = hashlib.sha256("".join(f"{path} {asset.digest}\n" for path, asset in assets.items()).encode())
+def _public_config(chat_config: dict[str, Any], build: str) -> bytes:
+    """Encode the public keys of `chat`, and the build's id, by which an open page sees that it is outdated."""
     public = {key: chat_config[key] for key in PUBLIC_CONFIG_KEYS if key in chat_config}
     defaults = {key: chat_config[key] for key in PARAMETER_KEYS if key in chat_config}
-    return json.dumps({**public, "defaults": defaults, "build": build.hexdigest()[:16]}, ensure_ascii=False).encode()
+    return json.dumps({**public, "defaults": defaults, "build": build}, ensure_ascii=False).encode()
 
 
 def _matches(request: web.Request, etag: ETag) -> bool:

@@ -56,6 +56,13 @@ class Nginx:
         return ssl.create_default_context(cafile=str(self.certificate))
 
     @property
+    def tls_h2(self) -> ssl.SSLContext:
+        """The same, offering HTTP/2."""
+        context = self.tls
+        context.set_alpn_protocols(["h2"])
+        return context
+
+    @property
     def error_log(self) -> str:
         """What it complained of."""
         return (self.folder / "gatehouse-error.log").read_text("utf-8", "replace")

@@ -195,7 +195,7 @@ async def test_any_chunking_draws_what_one_piece_draws(page: ChatPage, seed: int
     await page.open()
     streamed, whole = await page.page.evaluate(
         """async ([text, cuts]) => {
-          const { StreamingMarkdown, renderMarkdown } = await import("/static/js/markdown.js");
+          const { StreamingMarkdown, renderMarkdown } = await import(document.querySelector("script[type=module]").src.replace("main.js", "markdown.js"));
           const labels = { copy: "Copy", code: "Code" };
           const [one, other] = [document.createElement("div"), document.createElement("div")];
           const stream = new StreamingMarkdown(one, labels);
@@ -215,7 +215,7 @@ async def test_an_open_fence_grows_line_by_line(page: ChatPage) -> None:
     await page.open()
     same, shown = await page.page.evaluate(
         """async () => {
-          const { StreamingMarkdown } = await import("/static/js/markdown.js");
+          const { StreamingMarkdown } = await import(document.querySelector("script[type=module]").src.replace("main.js", "markdown.js"));
           const root = document.createElement("div");
           const stream = new StreamingMarkdown(root, { copy: "Copy", code: "Code" });
           let text = "Intro\\n\\n```js\\n";

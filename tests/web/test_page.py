@@ -129,7 +129,7 @@ async def test_parameters_go_into_the_request(page: ChatPage, backend: Backend) 
 
 
 async def test_static_files_are_revalidated_and_nothing_else_is_served(backend: Backend) -> None:
-    """ETag and no-cache on every file, 304 when unchanged, 404 for every way out of the folder."""
+    """ETag and no-cache on the page, 304 when unchanged, 404 for every way out of the folder."""
     async with ClientSession() as session:
         async with session.get(backend.url) as index:
             assert index.headers["Content-Security-Policy"] == CONTENT_SECURITY_POLICY
@@ -140,6 +140,26 @@ async def test_static_files_are_revalidated_and_nothing_else_is_served(backend: 
         for path in ("../pyproject.toml", "%2e%2e/pyproject.toml", "..%2fpyproject.toml", "js", "js/", "nothing.js"):
             async with session.get(f"{backend.url}/static/{path}") as missing:
                 assert missing.status == 404, path
+
+
+async def test_a_builds_files_are_never_asked_for_again(page: ChatPage, backend: Backend) -> None:
+    """All the page's files come from below its build's id, immutable; an id of another build has no files."""
+    async with ClientSession(backend.url) as session:
+        async with session.get("/static/config.json") as config:
+            build = (await config.json())["build"]
+        async with session.get(f"/static/{build}/js/main.js") as file:
+            assert file.headers["Cache-Control"] == "public, max-age=31536000, immutable"
+        async with session.get("/static/js/main.js") as plain:
+            assert plain.headers["Cache-Control"] == "no-cache"
+        async with session.get(f"/static/{build[::-1]}/js/main.js") as other:
+            assert other.status == 404
+    await page.open()
+    names = await page.page.evaluate(
+        "performance.getEntriesByType('resource').map((entry) => new URL(entry.name).pathname)"
+    )
+    files = [name for name in names if name.startswith("/static/") and name != "/static/config.json"]
+    assert len(files) > 10
+    assert [name for name in files if not name.startswith(f"/static/{build}/")] == []
 
 
 async def test_config_shows_only_public_keys(backend: Backend) -> None:

@@ -97,7 +97,7 @@ async def listen(systemd: socket.socket, told: list[str]) -> None:
 
 
 async def test_systemd_is_told(tmp_path: Path):
-    """READY once it is ready, STATUS on the way, WATCHDOG while it lives, STOPPING at the end."""
+    """READY once the launcher works, STATUS on the way, WATCHDOG while it lives, STOPPING at the end."""
     path = tmp_path / "notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(path))
