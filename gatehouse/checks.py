@@ -11,7 +11,7 @@ from gatehouse.context import ENGINE_SOCKET, Context
 from gatehouse.settings import Sections
 from gateway.auth.keys import KeyFileError, key_file, read_secret_file
 from gateway.config import Config, EngineTarget
-from gateway.server import STATE_FILE
+from gateway.listening import STATE_FILE
 from gateway.store import Store, StoreError, database_address
 from gateway.tracing import TracingUnavailableError, require_sdk
 from launcher import host

@@ -5,21 +5,22 @@
 | `GET /metrics` | `gatehouse_…` |
 | `GET /engine/metrics` | vLLM's own and the launcher's (`gatehouse_engine_…`): one scrape address is enough |
 | `GET /requests` | the requests being served now, oldest first |
+| `GET /workers`, `POST /workers/restart` | where there are several: who they are; replace them one after another |
 | `GET /engine/status` | what the launcher tells; `?tail=N` with the engine's last N lines |
 | `POST /engine/restart`, `/engine/drain`, `/engine/reset-prefix-cache` | passed on to the launcher |
 """
 
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import aiohttp
 from aiohttp import web
 
 from gateway.context import Exchange
 from gateway.health import EngineView
-from gateway.metrics import CONTENT_TYPE, Metrics
+from gateway.metrics import CONTENT_TYPE
 from gateway.upstream import UpstreamClosed
 
 LAUNCHER_SECONDS = 30.0  # deadline of a call to the launcher
@@ -33,19 +34,49 @@ class AdminEngine(EngineView, Protocol):
         ...
 
 
+class Exposed(Protocol):
+    """Metrics, of one worker or of several."""
+
+    async def expose(self) -> bytes:
+        """Prometheus' text format."""
+        ...
+
+
+class Workers(Protocol):
+    """Several workers, as gateway/workers/ keeps them."""
+
+    def workers(self) -> list[dict[str, Any]]:
+        """Those that live."""
+        ...
+
+    def replace(self) -> None:
+        """Begin to replace them one after another."""
+        ...
+
+
+async def _none() -> list[dict[str, Any]]:
+    return []
+
+
 def create_admin_app(
-    metrics: Metrics,
+    metrics: Exposed,
     engine: AdminEngine,
     launcher_socket: Path | None = None,
-    running: Callable[[], Iterable[Exchange]] = tuple,
+    requests: Callable[[], Awaitable[list[dict[str, Any]]]] = _none,
+    workers: Workers | None = None,
 ) -> web.Application:
-    """Make the listener's application; `launcher_socket` is None for an engine that was not launched here."""
-    admin = _Admin(metrics, engine, launcher_socket, running)
+    """Make the listener's application; `launcher_socket` is None for an engine that was not launched here.
+
+    `requests` are those being served, as `described` describes them, oldest first.
+    """
+    admin = _Admin(metrics, engine, launcher_socket, requests, workers)
     app = web.Application(middlewares=[_errors_in_json])
     app.add_routes(
         [
             web.get("/metrics", admin.own_metrics),
             web.get("/requests", admin.requests),
+            web.get("/workers", admin.workers),
+            web.post("/workers/restart", admin.replace),
             web.get("/engine/metrics", admin.engine_metrics),
             web.get("/engine/status", admin.status),
             web.post("/engine/{action:restart|drain|reset-prefix-cache}", admin.control),
@@ -59,12 +90,14 @@ class _Admin:
 
     def __init__(
         self,
-        metrics: Metrics,
+        metrics: Exposed,
         engine: AdminEngine,
         launcher_socket: Path | None,
-        running: Callable[[], Iterable[Exchange]],
+        requests: Callable[[], Awaitable[list[dict[str, Any]]]],
+        workers: Workers | None,
     ) -> None:
-        self._running = running
+        self._workers = workers
+        self._requests = requests
         self._metrics = metrics
         self._engine = engine
         self._socket = launcher_socket
@@ -73,8 +106,7 @@ class _Admin:
         return web.Response(body=await self._metrics.expose(), headers={"Content-Type": CONTENT_TYPE})
 
     async def requests(self, _request: web.Request) -> web.Response:
-        now = time.monotonic()
-        return web.json_response([_described(exchange, now) for exchange in self._running()])
+        return web.json_response(await self._requests())
 
     async def engine_metrics(self, _request: web.Request) -> web.Response:
         # While vLLM is down the launcher's are the ones that matter: state, restarts.
@@ -96,10 +128,20 @@ class _Admin:
         return web.json_response(dict(self._engine.status))
 
     async def control(self, request: web.Request) -> web.Response:
-        # A page in the operator's browser may post to loopback, too; browsers then say where from, tools do not.
-        if "Origin" in request.headers or request.headers.get("Sec-Fetch-Site", "none") != "none":
-            return _error(403, "no_browsers", "The engine's controls are not for web pages.")
-        return await self._launcher("POST", f"/{request.match_info['action']}", {})
+        return _for_pages(request) or await self._launcher("POST", f"/{request.match_info['action']}", {})
+
+    async def workers(self, _request: web.Request) -> web.Response:
+        return web.json_response(self._workers.workers() if self._workers is not None else [])
+
+    async def replace(self, request: web.Request) -> web.Response:
+        if (refused := _for_pages(request)) is not None:
+            return refused
+        if self._workers is None:
+            return _error(
+                409, "no_workers", "One process serves alone; with gateway.workers above 1 it can be replaced."
+            )
+        self._workers.replace()
+        return web.json_response(self._workers.workers(), status=202)
 
     async def _launcher(self, method: str, path: str, query: dict[str, str]) -> web.Response:
         if self._socket is None:
@@ -135,7 +177,14 @@ async def _errors_in_json(
         return _error(error.status, code, error.reason)
 
 
-def _described(exchange: Exchange, now: float) -> dict[str, object]:
+def _for_pages(request: web.Request) -> web.Response | None:
+    """What a web page is told: one in the operator's browser may post to loopback, but then the browser says so."""
+    if "Origin" in request.headers or request.headers.get("Sec-Fetch-Site", "none") != "none":
+        return _error(403, "no_browsers", "The controls are not for web pages.")
+    return None
+
+
+def described(exchange: Exchange) -> dict[str, Any]:
     """A request that has not ended; `doing` is where it is on its way."""
     if exchange.first_token_at is not None:
         doing = "answering"
@@ -150,7 +199,7 @@ def _described(exchange: Exchange, now: float) -> dict[str, object]:
         "route": exchange.route,
         "model": exchange.model,
         "stream": exchange.stream,
-        "age_s": round(now - exchange.started, 3),
+        "age_s": round(time.monotonic() - exchange.started, 3),
         "doing": doing,
         "bytes_out": exchange.bytes_out,
     }

@@ -7,11 +7,12 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator
 from importlib.metadata import version
+from typing import Any
 
 import msgspec
 from aiohttp import web
 
-from gateway.admin import create_admin_app
+from gateway.admin import create_admin_app, described
 from gateway.admission import Admission
 from gateway.api import EngineApi
 from gateway.auth import AUTHENTICATOR, setup_auth, sign_in_choices
@@ -91,7 +92,7 @@ class Gateway:
         self.metrics.watch_engine(lambda: self.engine.state)
         self.metrics.watch_in_flight(lambda: self.in_flight)
         self.metrics.watch_connections(lambda: len(self.connections))
-        self.admin_app = create_admin_app(self.metrics, self.engine, config.engine.status_socket, self.observer.running)
+        self.admin_app = create_admin_app(self.metrics, self.engine, config.engine.status_socket, self._requests)
 
     def _public_app(self) -> web.Application:
         app = web.Application(
@@ -109,6 +110,13 @@ class Gateway:
             setup_static(app, find_static_dir(), chat)
             app.router.add_get("/api/engine", self._engine_status)
         return app
+
+    def requests(self) -> list[dict[str, Any]]:
+        """The requests being served, oldest first, as the admin listener shows them."""
+        return [described(exchange) for exchange in self.observer.running()]
+
+    async def _requests(self) -> list[dict[str, Any]]:
+        return self.requests()
 
     @property
     def in_flight(self) -> int:

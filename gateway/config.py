@@ -3,6 +3,7 @@
 Each class is one section of `gatehouse.yaml`. Times are seconds, sizes bytes, unless the name says otherwise.
 """
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
@@ -28,6 +29,10 @@ class GatewaySettings(Section):
     port: int = Field(8080, ge=0, le=65535, description="port of the public listener; 0 picks a free one")
     admin_host: str = Field("127.0.0.1", description="address of the admin listener; keep it on loopback")
     admin_port: int = Field(9090, ge=0, le=65535, description="port of the admin listener; 0 picks a free one")
+    workers: Count = Field(1, description="gateway processes; more than one need redis.url")
+    socket_dir: Path | None = Field(
+        None, description="folder where each worker N listens on worker-N.sock, for a proxy on this machine"
+    )
     trusted_proxies: tuple[IPvAnyNetwork, ...] = Field(
         (), description="addresses or networks of proxies whose X-Forwarded-For is believed"
     )
@@ -78,6 +83,14 @@ class GatewaySettings(Section):
         256, description="requests in the engine's waiting line; more are 503, those of the plans that come last first"
     )
     drain_seconds: Seconds = Field(30, description="how long running streams may finish on shutdown")
+
+    @field_validator("socket_dir")
+    @classmethod
+    def _fits_a_socket(cls, folder: Path | None) -> Path | None:
+        # unix(7): a socket's path has at most 107 bytes; the worker's number may have three digits
+        if folder is not None and len(os.fsencode(folder.absolute() / "worker-999.sock")) > 107:
+            raise ValueError("the path is too long for a Unix socket: at most 91 bytes")
+        return folder
 
 
 class RedisSettings(Section):
@@ -351,3 +364,8 @@ class Config(Section):
     logging: LoggingSettings = LoggingSettings()
     tracing: TracingSettings = TracingSettings()
     chat: ChatSettings = ChatSettings()
+
+    @property
+    def workers_apart(self) -> bool:
+        """Whether several workers would each count for itself."""
+        return self.gateway.workers > 1 and self.redis.url is None

@@ -62,6 +62,7 @@ class Observer:
         self._draining = draining
         self._trusted_proxies = tuple(trusted_proxies)
         self.in_flight = 0
+        self.retiring = False  # another worker serves here now: connections are asked to close after their next answer
         self._running: dict[asyncio.Task[Any], web.Request] = {}
         self._idle = asyncio.Event()
         self._idle.set()
@@ -104,6 +105,8 @@ class Observer:
         if self._place is not None:
             exchange.trace = self._place(request.headers.getall("traceparent", []))
         request[EXCHANGE] = exchange
+        if self.retiring:
+            exchange.headers["Connection"] = "close"
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - a coroutine that runs has one
         self._enter(task, request)
@@ -206,8 +209,8 @@ def begin(request: web.Request, trusted_proxies: tuple[Network, ...] = ()) -> Ex
         route=resource.canonical if resource is not None else "unmatched",
         api=api_of(request.path),
         client_ip=client_address(request.remote, request.headers.getall("X-Forwarded-For", ()), trusted_proxies)
-        if trusted_proxies
-        else request.remote or "",
+        if trusted_proxies or not request.remote
+        else request.remote,
         user_agent=request.headers.get("User-Agent", "")[:256],
     )
     exchange.headers["x-request-id"] = request_id

@@ -1,5 +1,7 @@
 """Who is at the other end? Pure: the peer's address and `X-Forwarded-For`, believed as far as trusted proxies wrote it.
 
+A peer without an address is one on a Unix socket, where only the proxy's group may connect: it counts as a trusted one.
+
 Each proxy adds the address of its own peer on the right. So the list is read from the right, over the trusted proxies;
 the first other address is the caller, and whatever stands to its left the caller may have made up. Never the leftmost:
 https://adam-p.ca/blog/2022/03/x-forwarded-for/
@@ -20,8 +22,8 @@ def client_address(peer: str | None, forwarded: Iterable[str], trusted: Iterable
     """
     networks = tuple(trusted)
     known = _parsed(peer or "")
-    if not networks or (peer and (known is None or not _within(known, networks))):
-        return peer or ""
+    if peer and (known is None or not _within(known, networks)):
+        return peer
     for entry in reversed([part.strip(" \t") for line in forwarded for part in line.split(",")]):
         address = _parsed(entry)
         if address is None:

@@ -1,130 +1,117 @@
-"""Listen, serve, drain: the gateway's two listeners over its lifetime."""
+"""Serve and drain: a gateway over its lifetime, alone or as one worker of several."""
 
 import asyncio
 import contextlib
 import gc
-import json
-import logging
-import os
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from functools import partial
-from pathlib import Path
-from typing import Any, NamedTuple
+import socket
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from dataclasses import dataclass, field
+from typing import Any
 
 from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
 
 from gateway.app import Gateway
-from gateway.config import Config
-from gateway.connections import ClientRunner, Connections
+from gateway.config import Config, GatewaySettings
+from gateway.listening import Listeners, Listening, state_file, url
+from gateway.runner import accept, listen, running
+from gateway.waiting import first
 
-STATE_FILE = "gateway.json"
-# what aiohttp waits for handlers after the drain; measured: it may take twice as long
-SHUTDOWN_SECONDS = 0.5
-
-
-log = logging.getLogger("gatehouse.http")
+QUIET_LOOK_SECONDS = 0.1  # between two looks whether a worker that retires still has connections
+Beside = Callable[[Gateway], Coroutine[Any, Any, None]]
 
 
-def _without_traceback(record: logging.LogRecord) -> bool:
-    """What is not HTTP is the sender's mistake: one line of it, no traceback, or anybody could flood the log."""
-    error = record.exc_info[1] if record.exc_info else None
-    if isinstance(error, HttpProcessingError):
-        record.exc_info = None
-        record.levelno, record.levelname = logging.INFO, "INFO"
-        record.msg, record.args = "not HTTP: %s", (" ".join(error.message.split())[:200],)
-    return True
+@dataclass
+class Ends:
+    """What ends a gateway: `stop`, and `hurry` when that takes too long; or `retire`, of a worker with a successor."""
 
-
-log.addFilter(_without_traceback)
-
-
-class Listening(NamedTuple):
-    """Where the gateway can be reached."""
-
-    url: str
-    admin_url: str
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    hurry: asyncio.Event = field(default_factory=asyncio.Event)
+    retire: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 async def serve(
     config: Config,
-    stop: asyncio.Event,
+    ends: Ends,
     *,
-    hurry: asyncio.Event | None = None,
     on_listening: Callable[[Listening], None],
-    beside: Callable[[Gateway], Coroutine[Any, Any, None]] | None = None,
+    beside: Beside | None = None,
 ) -> None:
-    """Serve until `stop` is set, then let running requests finish for gateway.drain_seconds, or until `hurry` is set.
+    """Serve alone until `stop`, then let running requests finish for gateway.drain_seconds, or until `hurry`.
 
     Requests that are still running then are ended and recorded. `beside` runs while it serves.
 
     Raises OSError when a listener's address is taken. While it serves, STATE_DIR/gateway.json says where.
     """
-    gateway = Gateway(config)
     settings = config.gateway
+    gateway = Gateway(config)
     async with contextlib.AsyncExitStack() as stack:
-        public = await stack.enter_async_context(_running(gateway.app, gateway.connections))
-        admin = await stack.enter_async_context(_running(gateway.admin_app))
-        port = await _listen(public, settings.host, settings.port, settings.backlog)
-        admin_port = await _listen(admin, settings.admin_host, settings.admin_port, 128)
-        listening = Listening(_url(settings.host, port), _url(settings.admin_host, admin_port))
-        stack.enter_context(_state_file(config.state_dir / STATE_FILE, listening))
-        gc.collect()
-        gc.freeze()  # what is here now lives as long as the process: no collection needs to look at it again
+        listeners = stack.enter_context(contextlib.closing(Listeners(settings)))
+        listeners.open()
+        public = await stack.enter_async_context(running(gateway.app, gateway.connections))
+        await accept(public, listeners.sockets, settings.backlog)
+        admin = await stack.enter_async_context(running(gateway.admin_app))
+        admin_port = await listen(admin, settings.admin_host, settings.admin_port)
+        listening = Listening(url(settings.host, listeners.port), url(settings.admin_host, admin_port))
+        stack.enter_context(state_file(config.state_dir, listening))
+        _settle_in()
         on_listening(listening)
-        watching = asyncio.create_task(beside(gateway)) if beside is not None else None
-        await stop.wait()
-        if watching is not None:
-            watching.cancel()
-        gateway.drain()
-        ends: list[asyncio.Task[Any]] = [asyncio.create_task(gateway.observer.wait_idle())]
-        if hurry is not None:
-            ends.append(asyncio.create_task(hurry.wait()))
-        await asyncio.wait(ends, timeout=settings.drain_seconds, return_when=asyncio.FIRST_COMPLETED)
-        for task in ends:
-            task.cancel()
+        async with _while_serving(gateway, beside):
+            await ends.stop.wait()
+        await _drain(gateway, settings.drain_seconds, ends.hurry)
+
+
+async def work(
+    gateway: Gateway,
+    settings: GatewaySettings,
+    sockets: Iterable[socket.socket],
+    ends: Ends,
+    *,
+    on_serving: Callable[[], None],
+    beside: Beside,
+) -> None:
+    """Serve as one of several workers, on sockets that listen already, until `stop` as above, or `retire`.
+
+    A worker that retires has a successor on its sockets: it accepts nobody, answers one more request on each connection
+    that is left, and ends when none is, or none has been used for gateway.drain_seconds. Streams may take their time.
+    """
+    async with running(gateway.app, gateway.connections) as public:
+        sites = await accept(public, sockets, settings.backlog)
+        _settle_in()
+        on_serving()
+        async with _while_serving(gateway, beside):
+            await first(ends.stop.wait(), ends.retire.wait())
+            if not ends.stop.is_set():
+                for site in sites:
+                    await site.stop()
+                gateway.observer.retiring = True
+                await first(ends.stop.wait(), _quiet(gateway, public, settings.drain_seconds))
+        if ends.stop.is_set():
+            await _drain(gateway, settings.drain_seconds, ends.hurry)
+
+
+def _settle_in() -> None:
+    gc.collect()
+    gc.freeze()  # what is here now lives as long as the process: no collection needs to look at it again
 
 
 @contextlib.asynccontextmanager
-async def _running(app: web.Application, connections: Connections | None = None) -> AsyncIterator[web.AppRunner]:
-    # A misspelt keyword here makes aiohttp drop them all with a mere warning; tests/integration proves each effect.
-    runner_of = web.AppRunner if connections is None else partial(ClientRunner, connections=connections)
-    runner = runner_of(
-        app,
-        handler_cancellation=True,  # a client that leaves ends its handler, and with it the engine's work
-        access_log=None,
-        auto_decompress=False,
-        keepalive_timeout=75,
-        max_headers=64,
-        lingering_time=5,  # how long the rest of a refused body is read and thrown away
-        shutdown_timeout=SHUTDOWN_SECONDS,
-        logger=log,
-        handle_signals=False,
-    )
-    await runner.setup()
-    try:
-        yield runner
-    finally:
-        await runner.cleanup()
+async def _while_serving(gateway: Gateway, beside: Beside | None) -> AsyncIterator[None]:
+    task = asyncio.create_task(beside(gateway)) if beside is not None else None
+    yield
+    if task is not None:
+        task.cancel()
 
 
-async def _listen(runner: web.AppRunner, host: str, port: int, backlog: int) -> int:
-    await web.TCPSite(runner, host, port, backlog=backlog).start()
-    return int(runner.addresses[0][1])
+async def _drain(gateway: Gateway, seconds: float, hurry: asyncio.Event) -> None:
+    gateway.drain()
+    await first(gateway.observer.wait_idle(), hurry.wait(), asyncio.sleep(seconds))
 
 
-def _url(host: str, port: int) -> str:
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - what listens everywhere is near, too
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-@contextlib.contextmanager
-def _state_file(file: Path, listening: Listening) -> Iterator[None]:
-    """Say where we listen for as long as we do."""
-    draft = file.with_suffix(".draft")
-    draft.write_text(json.dumps({"pid": os.getpid(), **listening._asdict()}), "utf-8")
-    draft.replace(file)
-    try:
-        yield
-    finally:
-        file.unlink(missing_ok=True)
+async def _quiet(gateway: Gateway, public: web.AppRunner, seconds: float) -> None:
+    """Wait until no connection is left, or none is in use for so long."""
+    loop = asyncio.get_running_loop()
+    used_at = loop.time()
+    while public.server is not None and public.server.connections and loop.time() - used_at < seconds:
+        await asyncio.sleep(QUIET_LOOK_SECONDS)
+        if gateway.in_flight:
+            used_at = loop.time()

@@ -17,7 +17,7 @@ from gatehouse.bench.workload import Workload
 from gatehouse.context import Context
 from gateway.auth.keys import load_keys
 from gateway.auth.tokens import issue_token
-from gateway.server import STATE_FILE
+from gateway.listening import STATE_FILE
 
 _TOKEN_SECONDS = 86_400.0
 _CALL_SECONDS = 10.0

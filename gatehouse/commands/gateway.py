@@ -1,74 +1,77 @@
-"""`gatehouse gateway`: the gateway alone, for systemd or a host of its own."""
+"""`gatehouse gateway`: the gateway alone, for systemd or a host of its own; and the word to replace its workers."""
 
-import asyncio
-import ctypes
-import logging
-import os
-import signal
+import json
 import sys
+import urllib.error
+import urllib.request
 
 import click
 import uvloop
 
 from gatehouse.context import Context
-from gatehouse.reload import Reloader
-from gateway.auth.keys import KeyFileError
+from gatehouse.life import CannotStart, Life
+from gatehouse.parenthood import die_with_parent
+from gatehouse.settings import ConfigError
+from gateway.listening import STATE_FILE
 from gateway.logs import process_log
-from gateway.server import Listening, serve
-from gateway.store import StoreError
-from gateway.tracing import TracingUnavailableError
 
-PARENT = "GATEHOUSE_PARENT_PID"
-_PR_SET_PDEATHSIG = 1
-log = logging.getLogger("gatehouse.gateway")
+_CALL_SECONDS = 5.0
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @click.option("--demo", is_flag=True, help="Stand before the simulated engine.")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port of the public listener; 0 picks a free one.")
 @click.option("--admin-port", type=click.IntRange(0, 65535), help="Port of the admin listener; 0 picks a free one.")
-@click.pass_obj
-def gateway(context: Context, port: int | None, admin_port: int | None, *, demo: bool) -> None:
+@click.option("--worker", type=int, hidden=True, help="Serve as this worker of several; its parent says so.")
+@click.option("--inherited", hidden=True, default="", help="A worker's descriptors: its channel, its sockets.")
+@click.pass_context
+def gateway(
+    ctx: click.Context, port: int | None, admin_port: int | None, worker: int | None, inherited: str, *, demo: bool
+) -> None:
     """Run the gateway until SIGTERM; running streams may finish first, a second SIGTERM ends them.
 
-    SIGHUP, or a change of the file, takes over plans and limits.
+    SIGHUP, or a change of the file, takes over plans and limits; SIGUSR2 replaces the workers, as `restart` does.
     """
+    if ctx.invoked_subcommand is not None:
+        return
     die_with_parent()
+    context: Context = ctx.obj
     context.demo = demo
     config = context.gateway_config()
     changed = {name: value for name, value in (("port", port), ("admin_port", admin_port)) if value is not None}
     config = config.model_copy(update={"gateway": config.gateway.model_copy(update=changed)})
-
-    async def run() -> None:
-        stop, hurry, hang_up = asyncio.Event(), asyncio.Event(), asyncio.Event()
-
-        def end() -> None:
-            (hurry if stop.is_set() else stop).set()
-
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, end)
-        loop.add_signal_handler(signal.SIGHUP, hang_up.set)
-        reloader = Reloader(context, hang_up)
-        await serve(config, stop, hurry=hurry, on_listening=_announce, beside=reloader.follow)
-
+    if config.workers_apart:
+        raise ConfigError(
+            [f"gateway.workers: {config.gateway.workers} workers need redis.url: they count limits together there"]
+        )
+    life = Life(context, config)
     try:
         with process_log(config.logging, config.state_dir, "gateway"):
-            uvloop.run(run())
-    except (OSError, KeyFileError, StoreError, TracingUnavailableError) as error:
+            if worker is not None:
+                uvloop.run(life.as_worker([int(each) for each in inherited.split(",")]))
+            elif config.gateway.workers == 1:
+                uvloop.run(life.alone())
+            else:
+                uvloop.run(life.as_parent())
+    except CannotStart as error:
         click.echo(f"gatehouse: the gateway cannot start: {error}", err=True)
         sys.exit(1)
 
 
-def _announce(listening: Listening) -> None:
-    log.info("gateway: listening on %s, admin on %s", listening.url, listening.admin_url)
-
-
-def die_with_parent() -> None:
-    """Under `gatehouse up`: stop when it is gone, even if it was killed. Linux does it (prctl(2), PR_SET_PDEATHSIG)."""
-    parent = os.environ.pop(PARENT, None)
-    if parent is None:
-        return
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != int(parent):  # it died before the line above
+@gateway.command()
+@click.pass_obj
+def restart(context: Context) -> None:
+    """Replace the workers one after another, without losing a request; the new ones read the configuration anew."""
+    file = context.state_path / STATE_FILE
+    try:
+        admin_url = json.loads(file.read_text("utf-8"))["admin_url"]
+        request = urllib.request.Request(f"{admin_url}/workers/restart", method="POST")  # noqa: S310 - our own file's
+        with urllib.request.urlopen(request, timeout=_CALL_SECONDS):  # noqa: S310
+            pass
+    except urllib.error.HTTPError as error:
+        click.echo(f"gatehouse gateway: {json.load(error)['error']['message']}", err=True)
         sys.exit(1)
+    except (OSError, ValueError, KeyError):
+        click.echo(f"gatehouse gateway: no gateway runs on {context.state_path}", err=True)
+        sys.exit(3)
+    click.echo("The workers are replaced one after another.", err=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gatehouse.commands.identity import ensure_demo_user, issue_demo_token
 from gatehouse.context import Context
-from gateway.server import STATE_FILE
+from gateway.listening import STATE_FILE
 
 POLL_SECONDS = 0.05
 

@@ -1,6 +1,7 @@
 """`gatehouse up`: engine and gateway together, from one command, until Ctrl-C."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -11,9 +12,10 @@ import click
 
 from gatehouse.checks import tracing
 from gatehouse.commands.engine import Reporter, launcher_log
-from gatehouse.commands.gateway import PARENT
 from gatehouse.commands.greeting import gateway_of, greeting
 from gatehouse.context import Context
+from gatehouse.parenthood import PARENT
+from gatehouse.private_redis import PrivateRedis
 from gateway.auth.keys import KeyFileError, load_keys
 from launcher.config import EngineSettings
 from launcher.preflight import preflight
@@ -45,6 +47,9 @@ class _Up:
         self._admin_port = admin_port
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
+        self._gateway: asyncio.subprocess.Process | None = None
+        self._redis = PrivateRedis(context.state_dir) if context.gateway_config().workers_apart else None
+        self._had_terminal = _has_terminal()
         self._engine_ready = asyncio.Event()
         self._report = Reporter(lambda line: click.echo(f"gatehouse: {line}", err=True))
         self._launcher = Launcher(
@@ -65,6 +70,8 @@ class _Up:
                 if finding.remedy
             ),
         ]
+        if self._redis is not None and (problem := await self._redis.problem()) is not None:
+            problems.append(problem)
         if problems:
             click.echo("gatehouse: nothing was started:", err=True)
             for problem in problems:
@@ -73,6 +80,7 @@ class _Up:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._signalled)
+        loop.add_signal_handler(signal.SIGHUP, self._hung_up)
         engine_stop = asyncio.Event()
         engine = asyncio.create_task(self._launcher.run(engine_stop), name="launcher")
         gateway = asyncio.create_task(self._keep_gateway(), name="gateway")
@@ -103,7 +111,20 @@ class _Up:
             click.echo("gatehouse: stopping; running requests may finish (again Ctrl-C: at once)", err=True)
         self._stop.set()
 
+    def _hung_up(self) -> None:
+        """Pass SIGHUP on: plans and limits are taken over. When the terminal is gone, that is what it means."""
+        if self._had_terminal and not _has_terminal():
+            self._signalled()
+        elif self._gateway is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._gateway.send_signal(signal.SIGHUP)
+
     async def _keep_gateway(self) -> None:
+        """Run the gateway, after the Redis that it may need."""
+        async with self._redis.running() if self._redis is not None else contextlib.nullcontext():
+            await self._keep_gateway_process()
+
+    async def _keep_gateway_process(self) -> None:
         """Run the gateway in a process of its own; start it again when it dies."""
         argv = [sys.executable, "-m", "gatehouse", "gateway", "--state-dir", str(self._context.state_dir)]
         if self._context.config_file is not None:
@@ -113,13 +134,14 @@ class _Up:
         for flag, value in (("--port", self._port), ("--admin-port", self._admin_port)):
             if value is not None:
                 argv += [flag, str(value)]
+        env = {**os.environ, PARENT: str(os.getpid())}
+        if self._redis is not None:
+            env["GATEHOUSE_REDIS__URL"] = self._redis.url
         while not self._stop.is_set():
             started = time.monotonic()
             # a session of its own: Ctrl-C reaches this process alone, which then stops the others in order
-            process = await asyncio.create_subprocess_exec(
-                *argv, env={**os.environ, PARENT: str(os.getpid())}, start_new_session=True
-            )
-            code = await self._until_gone(process)
+            self._gateway = await asyncio.create_subprocess_exec(*argv, env=env, start_new_session=True)
+            code = await self._until_gone(self._gateway)
             if self._stop.is_set():
                 return
             if time.monotonic() - started < GRACE_SECONDS:
@@ -191,3 +213,12 @@ def _taken_ports(context: Context, port: int | None, admin_port: int | None) -> 
                     f"{name}: {host}:{number} cannot be used ({error.strerror}); choose another with {flag}"
                 )
     return problems
+
+
+def _has_terminal() -> bool:
+    """Whether this process has a terminal that is still there."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True

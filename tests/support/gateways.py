@@ -18,10 +18,12 @@ from typing import Any
 
 import aiohttp
 
+from gateway.app import Gateway
 from gateway.auth.keys import load_keys
 from gateway.auth.tokens import issue_token
 from gateway.config import Config, EngineTarget, PlanSettings
-from gateway.server import Gateway, Listening, serve
+from gateway.listening import Listening
+from gateway.server import Ends, serve
 from tests.support.engines import MODEL, parse_metrics
 
 DEADLINE = 30.0
@@ -102,21 +104,21 @@ async def gateway(
 ) -> AsyncIterator[RunningGateway]:
     """Serve in front of an engine; `sections` are those of gatehouse.yaml."""
     config = configure(engine_url, state_dir, **sections)
-    stop, listening = asyncio.Event(), asyncio.get_running_loop().create_future()
-    serving = asyncio.create_task(serve(config, stop, on_listening=listening.set_result))
+    ends, listening = Ends(), asyncio.get_running_loop().create_future()
+    serving = asyncio.create_task(serve(config, ends, on_listening=listening.set_result))
     done, _ = await asyncio.wait({serving, listening}, return_when=asyncio.FIRST_COMPLETED)
     if serving in done:
         await serving
     connector = aiohttp.TCPConnector(limit=0)
     timeout = aiohttp.ClientTimeout(total=60)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout, auto_decompress=False) as http:
-        running = RunningGateway(config, listening.result(), http, stop)
+        running = RunningGateway(config, listening.result(), http, ends.stop)
         try:
             if wait:
                 await running.ready()
             yield running
         finally:
-            stop.set()
+            ends.stop.set()
             await serving
 
 

@@ -38,6 +38,7 @@ _FILES = {
     "engine.lock",
     "engine.json",
     "gateway.json",
+    "redis.sock",
 }  # in STATE_DIR, not settings
 
 

@@ -1,0 +1,119 @@
+"""One worker as its parent sees it: a process, and the channel to it."""
+
+import asyncio
+import contextlib
+import enum
+import time
+from collections.abc import Callable
+from typing import Any
+
+from gateway.workers.channel import Channel, Figures, Order, Requests, Serving
+from gateway.workers.sums import Family
+
+ANSWER_SECONDS = 1.0  # longest wait for a worker's answer
+
+
+class State(enum.StrEnum):
+    """Of a worker."""
+
+    STARTING = "starting"
+    SERVING = "serving"
+    RETIRING = "retiring"
+
+
+class Worker:
+    """One worker, from its start to its end."""
+
+    def __init__(
+        self,
+        number: int,
+        process: asyncio.subprocess.Process,
+        channel: Channel,
+        *,
+        on_serving: Callable[[], None],
+    ) -> None:
+        self.number, self._process, self._channel, self._on_serving = number, process, channel, on_serving
+        self.state = State.STARTING
+        self._started = time.monotonic()
+        self.figures: list[Family] = []  # its metrics, as it last told them
+        self.serving, self.gone = asyncio.Event(), asyncio.Event()
+        self._asked: dict[type[Figures | Requests], asyncio.Future[Figures | Requests]] = {}
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """How it ended; negative: by that signal."""
+        return self._process.returncode
+
+    @property
+    def age(self) -> float:
+        """Seconds since its start."""
+        return time.monotonic() - self._started
+
+    def stop(self) -> None:
+        """Let it drain, then end; one that does not serve yet ends at once."""
+        if self.state is State.STARTING:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.terminate()
+        self._channel.send(Order("stop"))
+
+    def hurry(self) -> None:
+        """Let it end what it is draining."""
+        self._channel.send(Order("hurry"))
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+
+    def retire(self) -> None:
+        """A successor serves: let it end when nobody is left."""
+        self.state = State.RETIRING
+        self._channel.send(Order("retire"))
+
+    def reload(self) -> None:
+        """Let it take over plans and limits."""
+        self._channel.send(Order("reload"))
+
+    async def look(self) -> None:
+        """Bring `figures` up to date, as far as it answers."""
+        await self._ask(Order("figures"), Figures)
+
+    async def requests(self) -> list[dict[str, Any]]:
+        """The requests that it serves; none where it does not answer."""
+        answer = await self._ask(Order("requests"), Requests)
+        return answer.requests if isinstance(answer, Requests) else []
+
+    async def attend(self) -> None:
+        """Listen to it until it is gone."""
+        async for message in self._channel.messages():
+            match message:
+                case Serving():
+                    self.state = State.SERVING
+                    self.serving.set()
+                    self._on_serving()
+                case Figures() | Requests():
+                    if isinstance(message, Figures):
+                        self.figures = message.families
+                    if (asked := self._asked.pop(type(message), None)) is not None:
+                        asked.set_result(message)
+        await self._process.wait()
+        await self._channel.close()
+        for asked in self._asked.values():
+            asked.cancel()
+        self.gone.set()
+
+    async def _ask(self, order: Order, kind: type[Figures | Requests]) -> Figures | Requests | None:
+        """Its answer; who asks meanwhile shares it. None where it is late: a worker may hang."""
+        if not self.serving.is_set() or self.gone.is_set():
+            return None
+        answer = self._asked.get(kind)
+        if answer is None:
+            answer = self._asked[kind] = asyncio.get_running_loop().create_future()
+            self._channel.send(order)
+        await asyncio.wait({answer}, timeout=ANSWER_SECONDS)
+        return answer.result() if answer.done() and not answer.cancelled() else None

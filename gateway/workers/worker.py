@@ -1,0 +1,55 @@
+"""A worker's side: it serves on sockets that its parent bound, and does what the parent says."""
+
+import asyncio
+import socket
+from collections.abc import Callable
+
+from gateway.app import Gateway
+from gateway.config import Config
+from gateway.server import Beside, Ends, work
+from gateway.workers.channel import Channel, Figures, Order, Requests, Serving
+from gateway.workers.sums import families
+
+
+async def serve_as_worker(
+    config: Config,
+    parent: socket.socket,
+    listeners: list[socket.socket],
+    ends: Ends,
+    *,
+    reload: Callable[[], None],
+    beside: Beside,
+) -> None:
+    """Serve until the parent says otherwise, or is gone. `parent` is this end of the channel."""
+    gateway = Gateway(config)
+    channel = await Channel.over(parent)
+    obeying = asyncio.create_task(_obey(channel, gateway, ends, reload))
+    try:
+        await work(gateway, config.gateway, listeners, ends, on_serving=lambda: channel.send(Serving()), beside=beside)
+    finally:
+        obeying.cancel()
+        channel.send(await _figures(gateway))  # all is recorded now
+        await channel.close()
+
+
+async def _obey(channel: Channel, gateway: Gateway, ends: Ends, reload: Callable[[], None]) -> None:
+    async for message in channel.messages():
+        match message:
+            case Order(what="stop"):
+                ends.stop.set()
+            case Order(what="hurry"):
+                ends.hurry.set()
+            case Order(what="retire"):
+                ends.retire.set()
+            case Order(what="reload"):
+                reload()
+            case Order(what="figures"):
+                channel.send(await _figures(gateway))
+            case Order(what="requests"):
+                channel.send(Requests(gateway.requests()))
+    ends.stop.set()  # the parent is gone
+
+
+async def _figures(gateway: Gateway) -> Figures:
+    # in a thread, for it takes milliseconds
+    return Figures(await asyncio.to_thread(families, gateway.metrics.registry))
