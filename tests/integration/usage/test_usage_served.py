@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from gatehouse.cli import gatehouse
 from tests.support.engines import MODEL, simulator
 from tests.support.gateways import RunningGateway, gateway
+from tests.support.postgresql import running_postgresql
 
 
 async def usage(gate: RunningGateway, subject: str, query: str = "") -> tuple[int, dict]:
@@ -57,3 +58,32 @@ async def test_usage_is_what_the_engine_reported(tmp_path: Path) -> None:
     table = await asyncio.to_thread(command)
     assert table.splitlines()[-1].startswith("total")
     assert json.loads(await asyncio.to_thread(command, "--json", "--since", "2099-01-01", "--subject", "x")) == []
+
+
+async def test_requests_go_on_while_the_database_is_dead_and_all_are_counted(tmp_path: Path) -> None:
+    """PostgreSQL is killed: requests are answered, usage is 503; when it is back, the sums are those of the answers."""
+    spent = 0
+    with running_postgresql() as server:
+        database = {"url": server.new_database()}
+        async with simulator() as engine, gateway(engine.url, tmp_path, database=database) as gate:
+
+            async def chat() -> None:
+                nonlocal spent
+                spent += (await gate.chat(max_tokens=5))["usage"]["total_tokens"]
+
+            async def until_counted(requests: int) -> dict:
+                async with asyncio.timeout(60):
+                    while (found := await usage(gate, "tester"))[0] != 200 or found[1]["total"]["requests"] < requests:
+                        await asyncio.sleep(0.05)
+                return found[1]["total"]
+
+            await chat()
+            await until_counted(1)
+            server.kill()
+            for _ in range(3):
+                await chat()
+            status, body = await usage(gate, "tester")
+            assert (status, body["error"]["code"]) == (503, "usage_unavailable")
+            server.start()
+            total = await until_counted(4)
+            assert (total["requests"], total["prompt_tokens"] + total["completion_tokens"]) == (4, spent)

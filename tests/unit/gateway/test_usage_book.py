@@ -1,9 +1,8 @@
-"""Usage from the record: real files, a real database, killed readers, rotation, damage."""
+"""Usage from the record: real files, real databases (SQLite and PostgreSQL), killed readers, rotation, damage."""
 
 import asyncio
 import datetime as dt
 import json
-import os
 import random
 import shutil
 import subprocess
@@ -18,11 +17,15 @@ from gateway.logs.file import LogFile
 from gateway.store import Store
 from gateway.store.usage import FIGURES, UsageKey
 from gateway.usage_book import UsageBook, sums
+from tests.support.postgresql import PostgresqlServer
+from tests.unit.gateway.store.conftest import address, postgresql
+
+__all__ = ["address", "postgresql"]
 
 
 @pytest.fixture
-async def store(tmp_path: Path):
-    store = await Store.open(tmp_path / "gatehouse.db")
+async def store(address: str | Path):
+    store = await Store.open(address)
     yield store
     await store.close()
 
@@ -102,7 +105,7 @@ from gateway import usage_book
 from gateway.store import Store
 usage_book.BATCH_BYTES = 4096
 async def main(folder):
-    store = await Store.open(folder / "gatehouse.db")
+    store = await Store.open(sys.argv[2])
     book = usage_book.UsageBook(store, folder / "requests.jsonl", 5, "UTC")
     print("reading", flush=True)
     while True:
@@ -112,12 +115,14 @@ asyncio.run(main(Path(sys.argv[1])))
 """
 
 
-async def test_a_reader_that_is_killed_has_counted_all_or_nothing_of_a_batch(store: Store, tmp_path: Path) -> None:
+async def test_a_reader_that_is_killed_has_counted_all_or_nothing_of_a_batch(
+    store: Store, address: str | Path, tmp_path: Path
+) -> None:
     """SIGKILL at random moments while reading: whoever reads on brings the sums to exactly what the record says."""
     record = tmp_path / "requests.jsonl"
     written = 0
-    for _ in range(6):
-        process = subprocess.Popen([sys.executable, "-c", READER, str(tmp_path)], stdout=subprocess.PIPE)
+    for _ in range(3):
+        process = subprocess.Popen([sys.executable, "-c", READER, str(tmp_path), str(address)], stdout=subprocess.PIPE)
         assert process.stdout is not None
         await asyncio.to_thread(process.stdout.readline)
         with record.open("ab") as file:
@@ -152,22 +157,42 @@ async def test_sums_by_every_key(store: Store, tmp_path: Path) -> None:
     assert sum(row["requests"] for row in both) < 250
 
 
-async def test_a_database_that_is_away_costs_no_line(store: Store, tmp_path: Path, caplog) -> None:
-    """While SQL is away nothing is counted, one warning is logged, and afterwards all of it is there."""
+async def test_a_database_that_is_away_costs_no_line(
+    postgresql: PostgresqlServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While nobody may connect nothing is counted, one warning is logged, and afterwards all of it is there."""
+    address = postgresql.new_database()
+    store = await Store.open(address)
     (tmp_path / "requests.jsonl").write_bytes(line(1))
     one = book(store, tmp_path)
+    name = address.partition("@/")[2].partition("?")[0]
+    postgresql.execute("postgres", f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
     await store.database.close()
-    os.rename(tmp_path / "gatehouse.db", tmp_path / "away.db")
-    (tmp_path / "gatehouse.db").mkdir()
     for _ in range(3):
         await one.catch_up_or_say_why()
     assert caplog.text.count("usage cannot be counted now") == 1
-    await store.database.close()
-    (tmp_path / "gatehouse.db").rmdir()
-    os.rename(tmp_path / "away.db", tmp_path / "gatehouse.db")
+    postgresql.execute("postgres", f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
     await one.catch_up_or_say_why()
     assert "counted again" in caplog.text
     assert (await total(store))["requests"] == 1
+    await store.close()
+
+
+async def test_a_full_disk_under_the_database_costs_no_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """SQLite says that the disk is full: nothing of the batch is counted; with room again all of it is, once."""
+    store = await Store.open(tmp_path / "gatehouse.db")
+    (tmp_path / "requests.jsonl").write_bytes(b"".join(line(number, f"s{number}") for number in range(600)))
+    one = book(store, tmp_path)
+    async with store.database.write() as connection:
+        await connection.exec_driver_sql("PRAGMA max_page_count = 1")  # no smaller than it is: no page more
+    await one.catch_up_or_say_why()
+    assert "full" in caplog.text
+    assert (await total(store))["requests"] == 0
+    async with store.database.write() as connection:
+        await connection.exec_driver_sql("PRAGMA max_page_count = 1000000")
+    await one.catch_up_or_say_why()
+    assert (await total(store))["requests"] == 600
+    await store.close()
 
 
 def test_what_counts_and_on_which_day() -> None:
