@@ -7,6 +7,9 @@ BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 PYTEST := $(BIN)/pytest
 ARGS ?=
+# tests wait more than they compute: one more process than this machine has cores
+JOBS ?= $(shell expr $$(nproc) + 1)
+PARALLEL := -n $(JOBS) --dist loadgroup --no-loadscope-reorder
 
 .PHONY: run run-real test test-fast check format lock dashboards clean
 
@@ -17,11 +20,11 @@ run-real: .venv/run
 	@deploy/cpu/run.sh $(ARGS)
 
 test: .venv/dev check
-	$(PYTEST) --cov --cov-report= --durations=15 -p no:cacheprovider $(ARGS)
+	$(PYTEST) $(PARALLEL) --cov --cov-report= --durations=15 -p no:cacheprovider $(ARGS)
 	$(BIN)/coverage report
 
 test-fast: .venv/dev
-	$(PYTEST) -q -m "not engine and not web" $(ARGS)
+	$(PYTEST) $(PARALLEL) -q -m "not engine and not web" $(ARGS)
 
 check: .venv/dev
 	$(BIN)/ruff check .
