@@ -1,6 +1,7 @@
 """A certified OpenID provider (npm's oidc-provider) as a process, and a browser that can sign in there."""
 
 import contextlib
+import fcntl
 import json
 import os
 import re
@@ -30,8 +31,13 @@ def installed() -> None:
     if shutil.which("npm") is None:
         assert os.environ.get("CI") != "true", "npm is missing: tools/system.sh test installs it"
         pytest.skip("npm is not installed")
-    if not (FOLDER / "node_modules" / "oidc-provider").is_dir():
-        subprocess.run(["npm", "ci", "--silent"], cwd=FOLDER, check=True, timeout=300, capture_output=True)
+    folder = os.open(FOLDER, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)  # tests may run in several processes
+        if not (FOLDER / "node_modules" / "oidc-provider").is_dir():
+            subprocess.run(["npm", "ci", "--silent"], cwd=FOLDER, check=True, timeout=300, capture_output=True)
+    finally:
+        os.close(folder)
 
 
 @contextlib.contextmanager
