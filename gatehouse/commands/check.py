@@ -9,6 +9,7 @@ import click
 
 from gatehouse import checks
 from gatehouse.context import Context
+from gatehouse.production import production as unsafe
 from gatehouse.settings import ConfigError
 from launcher.findings import Finding, Level, problem
 from launcher.preflight import examine
@@ -20,12 +21,13 @@ _SUBJECT_WIDTH = 20
 
 @click.command()
 @click.option("--demo", is_flag=True, help="Check for the demo: a simulated engine.")
+@click.option("--production", is_flag=True, help="Also refuse what is unsafe on a network.")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 @click.pass_obj
-def check(context: Context, *, demo: bool, as_json: bool) -> None:
+def check(context: Context, *, demo: bool, production: bool, as_json: bool) -> None:
     """Say what is good and what is wrong with configuration and machine; exit code 1 where something is wrong."""
     context.demo = demo
-    found = list(findings(context))
+    found = list(findings(context, production=production))
     good = all(finding.level is not Level.PROBLEM for finding in found)
     if as_json:
         listed = [{name: value for name, value in asdict(one).items() if name != "passing"} for one in found]
@@ -36,7 +38,7 @@ def check(context: Context, *, demo: bool, as_json: bool) -> None:
     sys.exit(0 if good else 1)
 
 
-def findings(context: Context) -> Iterable[Finding]:
+def findings(context: Context, *, production: bool = False) -> Iterable[Finding]:
     """Everything that is found, in the order in which a start would meet it."""
     try:
         settings = context.settings
@@ -55,6 +57,8 @@ def findings(context: Context) -> Iterable[Finding]:
     yield from checks.listeners(config)
     yield from checks.secrets(config)
     yield from checks.database(config)
+    if production:
+        yield from unsafe(settings, config, context.config_file, holder)
     yield from checks.tracing(config)
 
 
