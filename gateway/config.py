@@ -36,6 +36,9 @@ class GatewaySettings(Section):
     trusted_proxies: tuple[IPvAnyNetwork, ...] = Field(
         (), description="addresses or networks of proxies whose X-Forwarded-For is believed"
     )
+    proxy_protocol: bool = Field(
+        default=False, description="connections from trusted_proxies begin with a PROXY protocol header, version 1 or 2"
+    )
     backlog: Count = Field(2048, description="connections the kernel may hold before they are accepted")
     max_connections: Count = Field(8192, description="connections of clients to one worker")
     max_connections_per_address: Count | None = Field(
@@ -91,6 +94,12 @@ class GatewaySettings(Section):
         if folder is not None and len(os.fsencode(folder.absolute() / "worker-999.sock")) > 107:
             raise ValueError("the path is too long for a Unix socket: at most 91 bytes")
         return folder
+
+    @model_validator(mode="after")
+    def _announced_by_somebody(self) -> Self:
+        if self.proxy_protocol and not self.trusted_proxies:
+            raise ValueError("proxy_protocol: name in trusted_proxies who may use it; anybody else could be anybody")
+        return self
 
 
 class RedisSettings(Section):

@@ -30,6 +30,7 @@ from gateway.config import GatewaySettings
 from gateway.context import Api
 from gateway.errors import BadRequest, GatewayError, HeadTooLarge, RequestTimeout, Unavailable, error_body
 from gateway.peers import is_trusted
+from gateway.proxy_protocol import NotAnnouncedError, announcement
 
 MAX_HEAD_BYTES = 64 * 1024  # of request line and fields together
 UNSENT_BYTES = 64 * 1024  # what the kernel takes of an answer beyond what is on its way
@@ -60,6 +61,22 @@ class Connections:
         if len(self._open) >= self._settings.max_connections and not self._evict():
             self._on_ended("full")
             return _too_many("The gateway has as many connections as it may.")
+        if refusal := self._count(connection, peer):
+            return refusal
+        self._open.add(connection)
+        self.wait_for_head(connection)
+        return None
+
+    def announces(self, peer: str) -> bool:
+        """Whether connections from a peer begin with the PROXY protocol; those on a Unix socket, of HTTP proxies, do not."""
+        settings = self._settings
+        return settings.proxy_protocol and is_trusted(peer, settings.trusted_proxies)
+
+    def announced(self, connection: "ClientConnection", address: str) -> GatewayError | None:
+        """Count a connection for whom its proxy says it is, or say why not."""
+        return self._count(connection, address)
+
+    def _count(self, connection: "ClientConnection", peer: str) -> GatewayError | None:
         most = self._settings.max_connections_per_address
         if most is not None and peer and not is_trusted(peer, self._settings.trusted_proxies):
             connection.address = _network(peer)
@@ -68,8 +85,6 @@ class Connections:
                 self._on_ended("address_limit")
                 return _too_many(f"There are {most} connections from your address already.")
             self._addresses[connection.address] += 1
-        self._open.add(connection)
-        self.wait_for_head(connection)
         return None
 
     def leave(self, connection: "ClientConnection") -> None:
@@ -137,12 +152,16 @@ class Connections:
 class ClientConnection(RequestHandler):
     """One connection of a client: aiohttp's, with the deadlines that it lacks, and errors in our own form."""
 
-    __slots__ = ("_behind_at", "_behind_bytes", "_head_bytes", "_members", "_wire", "address")
+    __slots__ = (
+        "_announcing", "_behind_at", "_behind_bytes", "_head_bytes", "_members", "_source", "_wire", "address",
+    )  # fmt: skip
 
     def __init__(self, manager: web.Server, connections: Connections, **how: Any) -> None:
         super().__init__(manager, **how)
         self._members = connections
         self._wire: asyncio.Transport | None = None
+        self._announcing: bytes | None = None  # the beginning of a PROXY header that is not complete
+        self._source: str | None = None  # whose connection the proxy says it is
         self._head_bytes = 0
         self._behind_at = 0.0
         self._behind_bytes = 0  # what waited for the client at that time; 0: it was not behind
@@ -153,14 +172,17 @@ class ClientConnection(RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Somebody connected."""
         transport = cast("asyncio.Transport", transport)
-        peer = transport.get_extra_info("peername")
-        refusal = self._members.enter(self, peer[0] if isinstance(peer, tuple) else "")
+        name = transport.get_extra_info("peername")
+        peer = name[0] if isinstance(name, tuple) else ""
+        refusal = self._members.enter(self, peer)
         if refusal is not None:
             self._force_close = True
             transport.write(_raw(refusal))
             transport.close()
             return
         self._wire = transport
+        if self._members.announces(peer):
+            self._announcing = b""
         wire = transport.get_extra_info("socket")
         if wire is not None and wire.family != socket.AF_UNIX:
             wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
@@ -174,6 +196,8 @@ class ClientConnection(RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser, and see whether a head has begun, is complete, or has grown too long."""
+        if self._announcing is not None and not (data := self._after_announcement(self._announcing + data)):
+            return
         before = self._request_count
         super().data_received(data)
         if self._request_count != before:
@@ -187,7 +211,30 @@ class ClientConnection(RequestHandler):
                 self._members.ended("head_too_large")
                 self.end(HeadTooLarge(f"The request's head is too large: at most {MAX_HEAD_BYTES} bytes are allowed."))
 
+    def _after_announcement(self, data: bytes) -> bytes:
+        """Read the PROXY header; what follows it, once it is complete."""
+        try:
+            found = announcement(data)
+        except NotAnnouncedError as error:
+            self.logger.info("a connection from the proxy %s is closed: %s", super().peername, error)
+            self._members.ended("not_http")
+            self.abort()
+            return b""
+        self._announcing = data if found is None else None
+        if found is None:
+            return b""
+        self._source = found.address
+        if found.address is not None and (refusal := self._members.announced(self, found.address)):
+            self.end(refusal)
+            return b""
+        return data[found.size :]
+
     # -- what aiohttp calls
+
+    @property
+    def peername(self) -> Any:
+        """The other end: for a connection that a proxy announced, who is behind it."""
+        return self._source or super().peername
 
     def handle_error(
         self,
