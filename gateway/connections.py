@@ -68,7 +68,7 @@ class Connections:
         return None
 
     def announces(self, peer: str) -> bool:
-        """Whether connections from a peer begin with the PROXY protocol; those on a Unix socket, of HTTP proxies, do not."""
+        """Whether connections from a peer begin with the PROXY protocol; those on a Unix socket do not."""
         settings = self._settings
         return settings.proxy_protocol and is_trusted(peer, settings.trusted_proxies)
 
