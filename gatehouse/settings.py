@@ -18,10 +18,10 @@ from pydantic_settings import (
     YamlConfigSettingsSource,
 )
 
+from gateway.chat.settings import ChatSettings
 from gateway.config import (
     DEFAULT_PLANS,
     AuthSettings,
-    ChatSettings,
     DatabaseSettings,
     GatewaySettings,
     LimitsSettings,

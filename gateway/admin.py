@@ -11,7 +11,7 @@
 """
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -112,7 +112,7 @@ class _Admin:
         # While vLLM is down the launcher's are the ones that matter: state, restarts.
         texts = []
         if self._socket is not None:
-            answer = await self._launcher("GET", "/metrics", {})
+            answer = await ask_launcher(self._socket, "GET", "/metrics")
             if answer.status == 200 and isinstance(answer.body, bytes):
                 texts.append(answer.body)
         try:
@@ -124,11 +124,11 @@ class _Admin:
 
     async def status(self, request: web.Request) -> web.Response:
         if "tail" in request.query and self._socket is not None:
-            return await self._launcher("GET", "/status", {"tail": request.query["tail"]})
+            return await ask_launcher(self._socket, "GET", "/status", {"tail": request.query["tail"]})
         return web.json_response(dict(self._engine.status))
 
     async def control(self, request: web.Request) -> web.Response:
-        return _for_pages(request) or await self._launcher("POST", f"/{request.match_info['action']}", {})
+        return _for_pages(request) or await ask_launcher(self._socket, "POST", f"/{request.match_info['action']}")
 
     async def workers(self, _request: web.Request) -> web.Response:
         return web.json_response(self._workers.workers() if self._workers is not None else [])
@@ -143,27 +143,29 @@ class _Admin:
         self._workers.replace()
         return web.json_response(self._workers.workers(), status=202)
 
-    async def _launcher(self, method: str, path: str, query: dict[str, str]) -> web.Response:
-        if self._socket is None:
-            message = (
-                "This engine was not launched by Gatehouse (engine.status_socket is not set): operate it where it runs."
+
+async def ask_launcher(
+    socket: Path | None, method: str, path: str, query: Mapping[str, str] | None = None
+) -> web.Response:
+    """Pass a call on to the launcher; its answer, or an error: 409 where there is none, 502 where it is away."""
+    if socket is None:
+        message = (
+            "This engine was not launched by Gatehouse (engine.status_socket is not set): operate it where it runs."
+        )
+        return _error(409, "no_launcher", message)
+    try:
+        async with (
+            aiohttp.ClientSession(
+                connector=aiohttp.UnixConnector(str(socket)),
+                timeout=aiohttp.ClientTimeout(total=LAUNCHER_SECONDS),
+            ) as session,
+            session.request(method, f"http://launcher{path}", params=query) as answer,
+        ):
+            return web.Response(
+                status=answer.status, body=await answer.read(), content_type=answer.content_type, charset="utf-8"
             )
-            return _error(409, "no_launcher", message)
-        try:
-            async with (
-                aiohttp.ClientSession(
-                    connector=aiohttp.UnixConnector(str(self._socket)),
-                    timeout=aiohttp.ClientTimeout(total=LAUNCHER_SECONDS),
-                ) as session,
-                session.request(method, f"http://launcher{path}", params=query) as answer,
-            ):
-                return web.Response(
-                    status=answer.status, body=await answer.read(), content_type=answer.content_type, charset="utf-8"
-                )
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            return _error(
-                502, "launcher_unreachable", f"The launcher cannot be reached: {error or type(error).__name__}"
-            )
+    except (aiohttp.ClientError, OSError, TimeoutError) as error:
+        return _error(502, "launcher_unreachable", f"The launcher cannot be reached: {error or type(error).__name__}")
 
 
 @web.middleware

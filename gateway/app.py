@@ -19,6 +19,8 @@ from gateway.auth import AUTHENTICATOR, setup_auth, sign_in_choices
 from gateway.auth.keys import load_keys
 from gateway.cache_salts import CacheSalts
 from gateway.chat.pages import find_static_dir, setup_static
+from gateway.chat.settings import public
+from gateway.chat.setup import WATCHING, setup_chat
 from gateway.config import Config
 from gateway.connections import Connections
 from gateway.context import EXCHANGE, Exchange
@@ -69,22 +71,26 @@ class Gateway:
             lambda: self.api.draining,
             config.gateway.trusted_proxies,
             place=self.tracer.begin if self.tracer is not None else None,
+            watching=WATCHING,
         )
         self.connections = Connections(config.gateway, self.metrics.connection_ended)
         self.app = self._public_app()
         authenticator = self.app[AUTHENTICATOR]
         # what is revoked closes what is open
         authenticator.revocations.on_change = lambda: self.observer.stop_where(authenticator.refusal)
+        relay = Relay(self.engine, config.gateway)
         self.api = EngineApi(
             config,
             self.app[AUTHENTICATOR],
             self.limits,
             self.engine,
-            Relay(self.engine, config.gateway),
+            relay,
             admission=self.admission,
             salts=CacheSalts(config.gateway.cache_salt, load_keys(config).signing.secret),
         )
         self.api.add_to(self.app)
+        if config.chat.enabled:
+            self._add_chat(relay)
         UsageApi(config, authenticator, self.app[STORE]).add_to(self.app)
         record = config.logging.file or config.state_dir / "requests.jsonl"
         self.usage = UsageBook(self.app[STORE], record, config.logging.keep_files, config.limits.time_zone)
@@ -101,14 +107,6 @@ class Gateway:
         app.cleanup_ctx.append(self._lifetime)
         setup_auth(app, self._config)
         setup_health(app, self.engine, lambda: self.api.draining)
-        if self._config.chat.enabled:
-            features = {"sso": sign_in_choices(self._config.auth)}
-            chat = self._config.chat.model_dump(mode="json") | {
-                "model": self._config.engine.model,
-                "features": features,
-            }
-            setup_static(app, find_static_dir(), chat)
-            app.router.add_get("/api/engine", self._engine_status)
         return app
 
     def requests(self) -> list[dict[str, Any]]:
@@ -117,6 +115,24 @@ class Gateway:
 
     async def _requests(self) -> list[dict[str, Any]]:
         return self.requests()
+
+    def _add_chat(self, relay: Relay) -> None:
+        config, engine = self._config, self._config.engine
+        features = {"sso": sign_in_choices(config.auth)}
+        shown = public(config.chat, model=engine.model, max_model_len=engine.max_model_len, features=features)
+        build = setup_static(self.app, find_static_dir(), shown)
+        self.app.router.add_get("/api/engine", self._engine_status)
+        setup_chat(
+            self.app,
+            config,
+            api=self.api,
+            relay=relay,
+            engine=self.engine,
+            admission=self.admission,
+            observer=self.observer,
+            requests=self._requests,
+            build=build,
+        )
 
     @property
     def in_flight(self) -> int:

@@ -9,17 +9,10 @@ from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork, SecretStr, field_validator, model_validator
+from pydantic import Field, IPvAnyNetwork, SecretStr, field_validator, model_validator
 
-Seconds = Annotated[float, Field(gt=0)]
-Bytes = Annotated[int, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
-
-
-class Section(BaseModel):
-    """A section of the configuration: immutable, and a misspelt key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from gateway.chat.settings import ChatSettings
+from gateway.section import Bytes, Count, Seconds, Section
 
 
 class GatewaySettings(Section):
@@ -275,8 +268,8 @@ class PlanSettings(Section):
 class LimitsSettings(Section):
     """Limits shared by all who fall under them, and how the limiter works."""
 
-    team: dict[str, PlanSettings] = {}
-    model: dict[str, PlanSettings] = {}
+    team: dict[str, PlanSettings] = Field({}, description="by the name of a team")
+    model: dict[str, PlanSettings] = Field({}, description="by the name of a model")
     total: PlanSettings | None = None
     lease_seconds: Seconds = Field(30, description="a concurrency lease not renewed for so long is free again")
     time_zone: str = Field("UTC", description="whose midnight ends the day of tokens_per_day, and the month")
@@ -316,18 +309,6 @@ class TracingSettings(Section):
     )
     queue_spans: Count = Field(2048, description="spans waiting for the collector; more are dropped and counted")
     timeout_seconds: Seconds = Field(5, description="longest wait for the collector, off the request path")
-
-
-class ChatSettings(Section):
-    """What the web chat shows and starts with; public, no secrets."""
-
-    enabled: bool = True
-    title: str = "Gatehouse"
-    languages: tuple[Literal["en", "zh-CN"], ...] = ("en", "zh-CN")
-    system_prompt: str = ""
-    max_tokens: Count = 2048
-    temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
-    reasoning_effort: Literal["low", "medium", "high"] = "medium"
 
 
 class EngineTarget(Section):

@@ -92,6 +92,13 @@ class RequestTimeout(GatewayError):
     code = "request_timeout"
 
 
+class Gone(GatewayError):
+    """It was there, and is no longer kept."""
+
+    status = 410
+    code = "gone"
+
+
 class TooLarge(GatewayError):
     """The body is larger than gateway.max_body_bytes."""
 
@@ -148,6 +155,7 @@ _OPENAI_TYPE = {
     404: "not_found_error",
     405: "invalid_request_error",
     408: "timeout_error",
+    410: "not_found_error",
     413: "invalid_request_error",
     415: "invalid_request_error",
     429: "rate_limit_error",

@@ -182,7 +182,7 @@ class Observer:
             log.error("%s: an error in the gateway", exchange.request_id, exc_info=error)
             known = GatewayError("The gateway failed; the request id names the record of it.")
         exchange.status = known.status
-        exchange.end(_outcome(known), known.code)
+        exchange.end(outcome_of(known), known.code)
         body = error_body(known, exchange.api, exchange.request_id)
         exchange.bytes_out += len(body)
         headers = CIMultiDict(known.headers)
@@ -250,7 +250,8 @@ def _known(error: Exception) -> GatewayError | None:
             return None
 
 
-def _outcome(error: GatewayError) -> Outcome:
+def outcome_of(error: GatewayError) -> Outcome:
+    """How a request ended that ends with this error."""
     match error:
         case EngineTimeout():
             return Outcome.TIMEOUT

@@ -135,7 +135,7 @@ class _Passage:
 
     async def until_answered(self) -> web.StreamResponse:
         """Hold, send, and where nothing was lost send again."""
-        arrived = time.monotonic()
+        arrived, held_before = time.monotonic(), self.exchange.held_seconds
         held_until = arrived + self.settings.hold_seconds
         sent = 0
         while True:
@@ -148,7 +148,7 @@ class _Passage:
                     raise self._unavailable() from error
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
-            self.exchange.held_seconds = time.monotonic() - arrived
+            self.exchange.held_seconds = held_before + time.monotonic() - arrived
             generation = self.engine.generation
             try:
                 return await self._attempt(connection)

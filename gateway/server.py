@@ -108,10 +108,12 @@ async def _drain(gateway: Gateway, seconds: float, hurry: asyncio.Event) -> None
 
 
 async def _quiet(gateway: Gateway, public: web.AppRunner, seconds: float) -> None:
-    """Wait until no connection is left, or none is in use for so long."""
+    """Wait until no connection is left, or none is in use for so long. An answer may be made without any."""
     loop = asyncio.get_running_loop()
     used_at = loop.time()
-    while public.server is not None and public.server.connections and loop.time() - used_at < seconds:
+    while gateway.in_flight or (
+        public.server is not None and public.server.connections and loop.time() - used_at < seconds
+    ):
         await asyncio.sleep(QUIET_LOOK_SECONDS)
         if gateway.in_flight:
             used_at = loop.time()

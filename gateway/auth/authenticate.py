@@ -57,6 +57,11 @@ class Authenticator:
             case _:
                 return None
 
+    async def is_over(self, request: web.Request) -> bool:
+        """Whether the session that a request was let in by has ended since: revoked, or not used for too long."""
+        signed_in = request.get(CREDENTIAL)
+        return isinstance(signed_in, SignedIn) and await self.sessions.is_over(signed_in)
+
     async def signed_in(self, request: web.Request) -> SignedIn:
         """The chat session of a request; tokens do not count. Raises as `authenticate` does, CSRF excepted."""
         return await self.sessions.resolve(self.cookie.read(request) or "")

@@ -35,3 +35,14 @@ def require_own_page(request: web.Request, *, marks_required: bool = True) -> No
         own = origin in (f"{request.scheme}://{request.host}", f"https://{request.host}")
     if not own:
         raise Forbidden("This request did not come from this site's own page.", code="cross_site_request")
+
+
+def require_own_origin(request: web.Request, public_url: str | None) -> None:
+    """Forbidden unless `Origin` is this site: for WebSockets, which no other rule of browsers protects.
+
+    `public_url` is where browsers reach it, if that is configured; else it is told from `Host`.
+    """
+    origin = request.headers.get("Origin")
+    own = {public_url} if public_url else {f"{request.scheme}://{request.host}", f"https://{request.host}"}
+    if origin is None or origin not in own:
+        raise Forbidden("This request did not come from this site's own page.", code="cross_site_request")

@@ -17,7 +17,7 @@ from gateway.auth.revocations import RevocationList
 from gateway.auth.users import revoked_until, store_needed
 from gateway.config import AuthSettings
 from gateway.context import Principal, Via
-from gateway.errors import Forbidden, Unauthorized
+from gateway.errors import Forbidden, Unauthorized, Unavailable
 from gateway.store import Revocation, RevocationKind, Session, Store, User
 
 SCOPES = frozenset({"api", "chat"})
@@ -97,6 +97,21 @@ class Sessions:
         ended = self._revocations.refuse_session(session.id, session.user_name, session.created_at)
         return _over() if ended else None
 
+    async def is_over(self, signed_in: SignedIn) -> bool:
+        """Whether a session that was good earlier has ended; asking is no use of it."""
+        if self.refusal(signed_in) is not None:
+            return True
+        if self._clock() < self.expires_at(signed_in):
+            return False
+        digest = signed_in.session.token_hash  # it may have been used since, through another record of it
+        try:
+            current = self._known.get(digest) or await self._find(digest)
+        except (Unauthorized, Forbidden):
+            return True
+        except Unavailable:
+            return False
+        return self._clock() >= self.expires_at(current)
+
     def expires_at(self, signed_in: SignedIn) -> float:
         """When the session ends if it is not used again."""
         last_used = max(signed_in.used_at, signed_in.session.seen_at)
@@ -155,7 +170,8 @@ class Sessions:
         return signed_in
 
     def _principal(self, user: User) -> Principal:
-        return Principal(user.name, user.team, SCOPES, user.plan, (), None, Via.SESSION)
+        scopes = SCOPES | {"admin"} if user.admin else SCOPES
+        return Principal(user.name, user.team, scopes, user.plan, (), None, Via.SESSION)
 
 
 def _over() -> Unauthorized:

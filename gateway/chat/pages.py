@@ -56,11 +56,6 @@ IMMUTABLE: Final = "public, max-age=31536000, immutable"
 REVALIDATED: Final = "no-cache"  # always ask; an unchanged file costs one 304
 ALREADY_COMPRESSED: Final = frozenset({".woff2"})
 
-# What of the `chat` section the browser may see. Whatever else is configured stays on the server.
-PUBLIC_CONFIG_KEYS: Final = ("title", "languages", "model", "ranges", "presets", "ui", "features")
-# The request parameters among them stand flat in `chat`; the browser gets them as `defaults`.
-PARAMETER_KEYS: Final = ("system_prompt", "max_tokens", "temperature", "reasoning_effort")
-
 
 @dataclass(frozen=True, slots=True)
 class Asset:
@@ -115,15 +110,16 @@ def find_static_dir() -> Path:
     raise FileNotFoundError(f"the web chat's files are neither in {package} nor beside it")
 
 
-def setup_static(app: web.Application, static_dir: Path, chat_config: dict[str, Any]) -> None:
-    """Add `GET /`, `GET /static/{path}` and `GET /static/config.json`, made from `chat_config`, to `app`.
+def setup_static(app: web.Application, static_dir: Path, public: dict[str, Any]) -> str:
+    """Add `GET /`, `GET /static/{path}` and `GET /static/config.json`, which is `public`; return the build id.
 
     Files are read now: a change on disk needs a restart. Raises OSError when `static_dir` cannot be read.
     """
     index, assets, build = _read_page(static_dir)
     served = {path: (asset, REVALIDATED) for path, asset in assets.items()}
     served |= {f"{build}/{path}": (asset, IMMUTABLE) for path, asset in assets.items()}
-    served["config.json"] = (Asset.of(_public_config(chat_config, build), ".json"), REVALIDATED)
+    told = json.dumps({**public, "build": build}, ensure_ascii=False).encode()
+    served["config.json"] = (Asset.of(told, ".json"), REVALIDATED)
 
     async def serve_index(request: web.Request) -> web.Response:
         return index.respond(request)
@@ -137,6 +133,7 @@ def setup_static(app: web.Application, static_dir: Path, chat_config: dict[str, 
 
     app.router.add_get("/", serve_index)
     app.router.add_get("/static/{path:.+}", serve_asset)
+    return build
 
 
 def page_files(static_dir: Path) -> Iterator[tuple[str, bytes]]:
@@ -165,13 +162,6 @@ def _read_assets(static_dir: Path) -> Iterator[tuple[str, Asset]]:
     for path in sorted(static_dir.rglob("*")):
         if path.suffix in CONTENT_TYPES and path.is_file():
             yield path.relative_to(static_dir).as_posix(), Asset.of(path.read_bytes(), path.suffix)
-
-
-def _public_config(chat_config: dict[str, Any], build: str) -> bytes:
-    """Encode the public keys of `chat`, and the build's id, by which an open page sees that it is outdated."""
-    public = {key: chat_config[key] for key in PUBLIC_CONFIG_KEYS if key in chat_config}
-    defaults = {key: chat_config[key] for key in PARAMETER_KEYS if key in chat_config}
-    return json.dumps({**public, "defaults": defaults, "build": build}, ensure_ascii=False).encode()
 
 
 def _matches(request: web.Request, etag: ETag) -> bool:

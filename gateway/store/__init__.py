@@ -13,7 +13,9 @@ from typing import Self
 from aiohttp import web
 
 from gateway.config import Config
+from gateway.store.chats import Chats
 from gateway.store.database import Database, StoreError
+from gateway.store.messages import MessageRows
 from gateway.store.migrate import migrate, pending
 from gateway.store.rows import IssuedToken, Revocation, RevocationKind, Session, User
 from gateway.store.sessions import Sessions
@@ -44,6 +46,8 @@ class Store:
         self.tokens = Tokens(self.database)
         self.revocations = Revocations(self.database)
         self.usage = UsageRows(self.database)
+        self.chats = Chats(self.database)
+        self.messages = MessageRows(self.database)
 
     @classmethod
     async def open(cls, address: str | Path) -> Self:

@@ -24,6 +24,7 @@ class User:
     password_hash: str | None = field(default=None, repr=False)
     password_set_at: float | None = None
     disabled_at: float | None = None
+    admin: bool = False  # may operate the engine and see everybody
 
 
 @dataclass(frozen=True, slots=True)

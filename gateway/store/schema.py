@@ -3,9 +3,24 @@
 A change here needs a migration beside it; `tests/unit/gateway/store` compares the two.
 """
 
-from sqlalchemy import JSON, BigInteger, Column, Double, ForeignKey, Index, Integer, LargeBinary, MetaData, Table, Text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
 
-HEAD = "0002"
+HEAD = "0003"
 """The newest migration. Kept here so that a start on a current database need not load Alembic."""
 
 metadata = MetaData(
@@ -28,6 +43,7 @@ users = Table(
     Column("created_at", Double, nullable=False),
     Column("password_set_at", Double),
     Column("disabled_at", Double),
+    Column("admin", Boolean, nullable=False, server_default=text("false")),  # may operate the engine and see everybody
 )
 
 sessions = Table(
@@ -90,4 +106,67 @@ record_positions = Table(
     Column("file", Text, primary_key=True),  # SHA-256 of its first line, which bears a time and a request id
     Column("position", BigInteger, nullable=False),  # so many bytes of it are in `usage`
     Column("read_at", Double, nullable=False),
+)
+
+_NUMBER = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts by itself only where it says INTEGER
+
+# Beside these two stands `chat_search`, made by its migration: it is FTS5 on SQLite and a tsvector on PostgreSQL.
+chats = Table(
+    "chats",
+    metadata,
+    Column("number", _NUMBER, primary_key=True),
+    Column("id", Text, nullable=False, unique=True),  # public, not to be guessed
+    Column("owner", Text, ForeignKey("users.name", ondelete="CASCADE"), nullable=False),
+    Column("title", Text, nullable=False),
+    Column("pinned", Boolean, nullable=False),
+    Column("archived", Boolean, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("updated_at", Double, nullable=False),
+    Column("deleted_at", Double),
+    Column("version", BigInteger, nullable=False),  # grows with every change of it or of one of its messages
+    Column("head", Text),  # the message that ends the branch last shown
+    Column("params", JSON, nullable=False),
+    Column("client_id", Text),  # of the page's choosing: the same one again is the same chat
+    UniqueConstraint("owner", "client_id", name="uq_chats_owner_client_id"),
+    Index("ix_chats_owner_updated_at", "owner", "updated_at"),
+    Index("ix_chats_deleted_at", "deleted_at"),
+    sqlite_autoincrement=True,
+)
+
+messages = Table(
+    "messages",
+    metadata,
+    Column("number", _NUMBER, primary_key=True),  # the order in which they were made
+    Column("id", Text, nullable=False, unique=True),
+    Column("chat", Text, ForeignKey("chats.id", ondelete="CASCADE"), nullable=False),
+    Column("parent", Text),
+    Column("role", Text, nullable=False),  # user or assistant
+    Column("content", Text, nullable=False),
+    Column("reasoning", Text, nullable=False),
+    Column("status", Text, nullable=False),  # gateway.store.chat_rows.Status
+    Column("continues", Boolean, nullable=False),
+    Column("version", BigInteger, nullable=False),  # the chat's, when this was last changed
+    Column("created_at", Double, nullable=False),
+    Column("finish", Text),
+    Column("error", JSON(none_as_null=True)),
+    Column("model", Text),
+    Column("params", JSON(none_as_null=True)),
+    Column("usage", JSON(none_as_null=True)),
+    Column("ttft_ms", Double),
+    Column("tok_s", Double),
+    Column("queued_ms", Double),
+    Column("thought_ms", Double),
+    Column("ended_at", Double),
+    Column("client_id", Text),  # of the page's choosing: the same one again is the same run
+    Column("worker", Text),  # who makes it
+    Column("saved_at", Double),  # when its maker last wrote it
+    UniqueConstraint("chat", "client_id", name="uq_messages_chat_client_id"),
+    Index("ix_messages_chat_number", "chat", "number"),
+    Index(
+        "ix_messages_running",
+        "worker",
+        sqlite_where=text("status = 'running'"),
+        postgresql_where=text("status = 'running'"),
+    ),
+    sqlite_autoincrement=True,
 )

@@ -50,7 +50,7 @@ async def browser() -> AsyncIterator[Browser]:
 async def backend() -> AsyncIterator[Backend]:
     """The double on a free port of loopback."""
     double = Backend()
-    config = {"title": "Gatehouse", "languages": ["en", "zh-CN"], "model": "gpt-oss-20b", "private": "secret"}
+    config = {"title": "Gatehouse", "languages": ["en", "zh-CN"], "model": "gpt-oss-20b"}
     app = double.application(config)
     runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
     await runner.setup()

@@ -160,9 +160,11 @@ def test_opentelemetrys_names_are_for_metrics_that_exist() -> None:
 
 
 async def test_the_routes_are_documented(tmp_path: Path) -> None:
-    """docs/api.md has a row for each route of both listeners, and no other."""
+    """docs/api.md, and docs/chat-api.md for the chat, have a row for each route of both listeners, and no other."""
     gateway = Gateway(Config(state_dir=tmp_path, engine=EngineTarget(url="http://127.0.0.1:1")))
-    documented = set(first_cells(section("docs/api.md", "## Routes")))
+    rows = [first_cells(section(page, "## Routes")) for page in ("docs/api.md", "docs/chat-api.md")]
+    documented = {route for page in rows for route in page}
+    assert len(documented) == sum(map(len, rows))
     actions = ("restart", "drain", "reset-prefix-cache")
     served = {
         f"{method} {path.replace('{action}', action)}"

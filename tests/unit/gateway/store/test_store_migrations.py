@@ -65,9 +65,11 @@ async def test_migrations_make_the_schema(address: str | Path) -> None:
     assert await store.start() is True
     assert await store.pending() == []
     assert await store.start() is False
+    # the search's tables are each database's own and have no place in the metadata
+    options = {"compare_type": True, "include_name": lambda name, *_: not (name or "").startswith("chat_search")}
     async with store.database.read() as connection:
         differences = await connection.run_sync(
-            lambda sync: compare_metadata(MigrationContext.configure(sync, opts={"compare_type": True}), metadata)
+            lambda sync: compare_metadata(MigrationContext.configure(sync, opts=options), metadata)
         )
     await store.close()
     assert differences == []

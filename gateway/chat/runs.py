@@ -1,0 +1,211 @@
+"""The runs of this worker: started, found, stopped, saved, forgotten; and the answers of workers that are gone."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import replace
+from functools import partial
+
+from aiohttp import web
+
+from gateway.admission import Admission
+from gateway.chat.hub import Hub
+from gateway.chat.replay import Replay
+from gateway.chat.run import Run
+from gateway.chat.settings import ChatSettings
+from gateway.chat.shown import fit
+from gateway.chat.worker import is_gone, this_worker
+from gateway.context import Api
+from gateway.engine import Engine
+from gateway.errors import Gone, NotFound, TooManyRequests
+from gateway.observe import Observer
+from gateway.relay import Relay
+from gateway.routes import ENGINE_ROUTES
+from gateway.store import Store, StoreError
+from gateway.store.chat_rows import Ending
+from gateway.store.messages import Unfinished
+
+log = logging.getLogger("gatehouse.chat")
+
+ROUTE = next(route for route in ENGINE_ROUTES if route.api is Api.CHAT)
+SWEEP_SECONDS = 5.0
+ORPHANED_SECONDS = 30.0  # an answer that nobody saved for so long has no maker; several times `save_seconds`
+PURGE_SECONDS = 3600.0
+RETRY_SECONDS = 2.0
+_GONE = "The answer was interrupted: the gateway that made it is gone."
+
+
+class Runs:
+    """Runs by id. Those that have ended stay for `replay_seconds`."""
+
+    def __init__(
+        self,
+        settings: ChatSettings,
+        store: Store,
+        hub: Hub,
+        *,
+        observer: Observer,
+        engine: Engine,
+        relay: Relay,
+        admission: Admission,
+    ) -> None:
+        self.worker = this_worker()
+        self._settings = settings
+        self._store = store
+        self._hub = hub
+        self._observer = observer
+        self._work = partial(Run.work, relay=relay, route=ROUTE, engine=engine, admission=admission)
+        self._runs: dict[str, Run] = {}
+        self._endings: set[asyncio.Task[None]] = set()
+        self._sweep_now = asyncio.Event()
+
+    def require_room(self, owner: str) -> None:
+        """Raise TooManyRequests when as many answers are being made for a member as may be."""
+        if len(self.active(owner)) >= self._settings.max_runs:
+            raise TooManyRequests(
+                f"{self._settings.max_runs} answers are being made for you already; wait for one of them, or stop it.",
+                code="too_many_runs",
+                headers={"Retry-After": "1"},
+            )
+
+    def active(self, owner: str) -> list[Run]:
+        """The runs of a member that have not ended, oldest first."""
+        return [run for run in self._runs.values() if run.owner == owner and not run.ended.is_set()]
+
+    def begin(self, request: web.Request, run: Run) -> None:
+        """Start a run that goes on with the exchange of this request."""
+        self._runs[run.id] = run
+        run.task = self._observer.carry_on(request, partial(self._work, run))
+        run.task.add_done_callback(partial(self._ended, run))
+
+    def stop(self, run_id: str) -> bool:
+        """Stop a run of this worker; False when it has none of that id."""
+        run = self._runs.get(run_id)
+        if run is not None:
+            run.stop()
+        return run is not None
+
+    async def replay(self, owner: str, run_id: str) -> Replay:
+        """What a run has said. NotFound when the owner has no such run, Gone when its frames are no longer kept."""
+        run = self._runs.get(run_id)
+        if run is not None and run.owner == owner:
+            return run.replay
+        if run is not None or await self._store.messages.find(owner, run_id) is None:
+            raise NotFound("There is no such run.", code="run_not_found")
+        raise Gone("The frames of this run are no longer kept; read its message.", code="run_gone")
+
+    def _ended(self, run: Run, _task: asyncio.Task[None]) -> None:
+        ending = asyncio.create_task(self._keep(run))
+        self._endings.add(ending)
+        ending.add_done_callback(self._endings.discard)
+
+    async def _keep(self, run: Run) -> None:
+        """Save how a run ended, then say so: who reads the message after the last frame finds the same there.
+
+        While the database is away the last frame does not wait for it; saving is tried on.
+        """
+        ending = run.ending()
+        while True:
+            try:
+                chat = await self._store.messages.finish(run.id, _fit(ending))
+            except StoreError as error:
+                if not run.ended.is_set():
+                    log.warning("%s: its end is not saved yet: %s", run.id, error)
+                    run.end(ending)
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                break
+        if not run.ended.is_set():
+            run.end(ending)
+        if chat is not None:
+            self._hub.publish(chat)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Save, sweep and forget while the context lasts; at its end stop what still runs and save it."""
+        tasks = [asyncio.create_task(each) for each in (self._saving(), self._sweeping(), self._forgetting())]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+            await self.close()
+
+    async def close(self) -> None:
+        """Interrupt what still runs, and wait until every end is saved, or cannot be."""
+        for run in self._runs.values():
+            if run.task is not None and not run.task.done():
+                run.task.cancel()
+        await asyncio.gather(*(run.task for run in self._runs.values() if run.task), return_exceptions=True)
+        await asyncio.sleep(0)  # the callbacks of those tasks
+        if self._endings:
+            _, unsaved = await asyncio.wait(self._endings, timeout=RETRY_SECONDS)
+            for task in unsaved:
+                task.cancel()
+
+    async def _saving(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.save_seconds)
+            with _later():
+                texts = [
+                    (run.id, fit(run.answer.content), fit(run.answer.reasoning))
+                    for run in self._runs.values()
+                    if not run.ended.is_set()
+                ]
+                if texts:  # also those that are as they were: `saved_at` says that somebody makes them
+                    await self._store.messages.save(texts, time.time())
+
+    async def _sweeping(self) -> None:
+        while True:
+            with _later():
+                await self.sweep()
+            await asyncio.sleep(SWEEP_SECONDS)
+
+    async def sweep(self) -> None:
+        """Mark the answers whose makers are gone as interrupted."""
+        now = time.time()
+        for orphan in await self._store.messages.unfinished():
+            if orphan.id in self._runs or not self._is_orphan(orphan, now):
+                continue
+            error = {"code": "interrupted", "message": _GONE, "status": 503, "request_id": None}
+            chat = await self._store.messages.interrupt(orphan, now, error)
+            if chat is not None:
+                log.warning("%s: interrupted, its worker is gone", orphan.id)
+                self._hub.publish(chat)
+
+    def _is_orphan(self, message: Unfinished, now: float) -> bool:
+        silent = now - message.saved_at > max(ORPHANED_SECONDS, 4 * self._settings.save_seconds)
+        return silent or message.worker == self.worker or is_gone(message.worker)
+
+    async def _forgetting(self) -> None:
+        purged_at = -PURGE_SECONDS
+        while True:
+            now = time.monotonic()
+            for run in list(self._runs.values()):
+                ended_at = run.replay.ended_at
+                if ended_at is not None and now - ended_at > self._settings.replay_seconds:
+                    del self._runs[run.id]
+            if now - purged_at >= PURGE_SECONDS:
+                purged_at = now
+                with _later():
+                    before = time.time() - self._settings.keep_deleted_days * 86_400
+                    while await self._store.chats.purge(before):
+                        pass
+            await asyncio.sleep(1.0)
+
+
+def _fit(ending: Ending) -> Ending:
+    return replace(ending, content=fit(ending.content), reasoning=fit(ending.reasoning))
+
+
+@contextmanager
+def _later() -> Iterator[None]:
+    """While the database is away: the next round will do."""
+    try:
+        yield
+    except StoreError as error:
+        log.info("chat: %s", error)
