@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from collections.abc import Callable
+from pathlib import Path
 
 from gateway.app import Gateway
 from gateway.config import Config
@@ -23,7 +24,7 @@ async def serve_as_worker(
     """Serve until the parent says otherwise, or is gone. `parent` is this end of the channel."""
     gateway = Gateway(config)
     channel = await Channel.over(parent)
-    obeying = asyncio.create_task(_obey(channel, gateway, ends, reload))
+    obeying = asyncio.create_task(_obey(channel, gateway, ends, reload, listeners))
     try:
         await work(gateway, config.gateway, listeners, ends, on_serving=lambda: channel.send(Serving()), beside=beside)
     finally:
@@ -32,7 +33,9 @@ async def serve_as_worker(
         await channel.close()
 
 
-async def _obey(channel: Channel, gateway: Gateway, ends: Ends, reload: Callable[[], None]) -> None:
+async def _obey(
+    channel: Channel, gateway: Gateway, ends: Ends, reload: Callable[[], None], listeners: list[socket.socket]
+) -> None:
     async for message in channel.messages():
         match message:
             case Order(what="stop"):
@@ -47,7 +50,15 @@ async def _obey(channel: Channel, gateway: Gateway, ends: Ends, reload: Callable
                 channel.send(await _figures(gateway))
             case Order(what="requests"):
                 channel.send(Requests(gateway.requests()))
-    ends.stop.set()  # the parent is gone
+    _orphaned(listeners)
+    ends.stop.set()
+
+
+def _orphaned(listeners: list[socket.socket]) -> None:
+    """The parent is gone, and did not remove what it bound."""
+    for each in listeners:
+        if each.family == socket.AF_UNIX:
+            Path(each.getsockname()).unlink(missing_ok=True)
 
 
 async def _figures(gateway: Gateway) -> Figures:
