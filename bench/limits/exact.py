@@ -152,7 +152,7 @@ async def exact(seconds: float, gateways: int, clients: int) -> dict[str, Any]:
         stack.callback(witness.kill)
         redis = stack.enter_context(running_redis("--appendonly", "yes", "--appendfsync", "always"))
         sections = SECTIONS | {"redis": {"url": redis.url}}
-        fleet = stack.enter_context(running_fleet(gateways, f"http://127.0.0.1:{port}", sections))
+        fleet = stack.enter_context(running_fleet(f"http://127.0.0.1:{port}", *gateways * [sections]))
         connector = aiohttp.TCPConnector(limit=0, force_close=True)
         async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=90)) as http:
             people = Clients(fleet, http, tokens={subject: fleet.token(subject) for subject in SUBJECTS})

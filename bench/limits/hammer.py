@@ -5,7 +5,7 @@
 Each worker process runs clients that acquire random sizes on accounts they share, hold them for a moment, and settle
 to something else. Every `kill-every` seconds one worker is SIGKILLed and another is started. Each worker writes what it
 did (and what it was about to do) to a file; `judge` reads them all, and Redis. Everything is on one machine, so that
-one monotonic clock serves all.
+one monotonic clock serves all. Every other worker has another version of the script, as while gateways are replaced.
 """
 
 import argparse
@@ -27,7 +27,7 @@ import uvloop
 from bench.limits.windows import most_at_once, most_backlog
 from gateway.limits.limiter import Allowance, Pace, Rule
 from gateway.limits.plans import headers
-from gateway.limits.redis import RedisLimiter
+from gateway.limits.redis import SCRIPT, RedisLimiter
 from gateway.redis import Address, Link
 from tests.support.redis_server import running_redis
 
@@ -39,6 +39,9 @@ SUBJECTS = [
 ]
 TEAM = Rule("team:red", Allowance(Pace.of_requests(5000, 60), Pace.of_tokens(42_000), 10, 10**9))
 RULES = {rule.key: rule for rule in (*SUBJECTS, TEAM)}
+# a next release that keeps one more field
+NEXT_SCRIPT = SCRIPT.replace(b"'month', a.month, 'm', a.m)", b"'month', a.month, 'm', a.m, 'news', 1)")
+assert NEXT_SCRIPT != SCRIPT
 LARGEST = 800  # tokens reserved; at most a tenth more is used
 
 
@@ -50,11 +53,11 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--kill-every", type=float, default=3)
     parser.add_argument("--lease", type=float, default=3)
-    parser.add_argument("--worker", nargs=3, metavar=("URL", "FILE", "LEASE"))
+    parser.add_argument("--worker", nargs=4, metavar=("URL", "FILE", "LEASE", "NUMBER"))
     asked = parser.parse_args()
     if asked.worker:
-        url, file, lease = asked.worker
-        uvloop.run(worker(url, Path(file), asked.clients, float(lease)))
+        url, file, lease, number = asked.worker
+        uvloop.run(worker(url, Path(file), asked.clients, float(lease), (SCRIPT, NEXT_SCRIPT)[int(number) % 2]))
         return
     report = hammer(asked.seconds, asked.workers, asked.clients, asked.kill_every, asked.lease)
     print(json.dumps(report, indent=1))
@@ -72,7 +75,7 @@ def hammer(seconds: float, workers: int, clients: int, kill_every: float, lease:
             running = [each for each in running if each.poll() is None]
             while len(running) < workers:
                 argv = [sys.executable, "-m", "bench.limits.hammer", "--clients", str(clients)]
-                argv += ["--worker", server.url, f"{folder}/{count}", str(lease)]
+                argv += ["--worker", server.url, f"{folder}/{count}", str(lease), str(count)]
                 running.append(subprocess.Popen(argv))
                 count += 1
             time.sleep(0.05)
@@ -96,13 +99,13 @@ def hammer(seconds: float, workers: int, clients: int, kill_every: float, lease:
         return report
 
 
-async def worker(url: str, file: Path, clients: int, lease: float) -> None:
+async def worker(url: str, file: Path, clients: int, lease: float, script: bytes) -> None:
     """One gateway's worth of clients, until SIGTERM."""
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     link = Link(Address(url), 5.0, lambda _reason: None)
     await link.connect()
-    limiter = RedisLimiter(link, lease=lease, time_zone="UTC", namespace=NAMESPACE)
+    limiter = RedisLimiter(link, lease=lease, time_zone="UTC", namespace=NAMESPACE, script=script)
     out = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
     def note(*fields: Any) -> None:

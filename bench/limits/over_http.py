@@ -18,6 +18,7 @@ import random
 import sys
 import time
 from collections import Counter
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from bench.limits.windows import most_at_once, most_backlog
 from gateway.config import PlanSettings
 from gateway.limits.limiter import SECOND, Allowance
 from gateway.limits.plans import allowance
-from tests.support.engines import MODEL, simulator
+from tests.support.engines import MODEL, Simulator, simulator
 from tests.support.fleet import Fleet, running_fleet
 from tests.support.redis_server import RedisServer, running_redis
 
@@ -108,38 +109,54 @@ class Load:
         return 0, {}
 
 
-async def hammer(seconds: float, gateways: int, clients: int, kill_every: float) -> dict[str, Any]:
-    """The whole run; figures, and `violations`: what must not be."""
-    plans = {name: plan.model_dump() for name, plan in PLANS.items()}
-    sections = {"plans": plans, "limits": {"team": {"red": TEAM.model_dump()}, "lease_seconds": LEASE}}
-    sections["gateway"] = {"max_waiting": None}
+def sections(redis_url: str) -> dict[str, Any]:
+    """Of a gateway's gatehouse.yaml: the plans above, and nobody counts but Redis."""
+    return {
+        "plans": {name: plan.model_dump() for name, plan in PLANS.items()},
+        "limits": {"team": {"red": TEAM.model_dump()}, "lease_seconds": LEASE},
+        "gateway": {"max_waiting": None},
+        "redis": {"url": redis_url, "timeout_seconds": 0.1, "on_failure": "closed"},
+    }
+
+
+@contextlib.asynccontextmanager
+async def loaded(clients: int, *redis_urls: str) -> AsyncIterator[tuple[Load, Simulator]]:
+    """So many clients, and one gateway for each way to Redis; the clients have left at the end."""
     async with contextlib.AsyncExitStack() as stack:
         engine = await stack.enter_async_context(simulator("--max-num-seqs", "64", knobs={"tps": 120.0}))
-        redis = stack.enter_context(running_redis())
-        sections["redis"] = {"url": redis.url, "timeout_seconds": 0.1, "on_failure": "closed"}
-        fleet = stack.enter_context(running_fleet(gateways, engine.url, sections))
-        connector = aiohttp.TCPConnector(limit=0)
-        http = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))
+        fleet = stack.enter_context(running_fleet(engine.url, *map(sections, redis_urls)))
+        http = await stack.enter_async_context(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)))
         load = Load(fleet, http)
         tasks = [asyncio.create_task(load.greedy(number)) for number in range(clients)]
         tasks += [asyncio.create_task(load.honest(number)) for number in range(6)]
-        end, killed = time.monotonic() + seconds, 0
-        while time.monotonic() < end or not load.shows_something:
-            await asyncio.sleep(kill_every)
-            victim = random.choice(fleet.gateways)
-            victim.url = ""
-            victim.kill()
-            killed += 1
-            await asyncio.to_thread(victim.start)
-        for gateway in fleet.gateways:
-            gateway.kill()
-        longest = longest_lease(redis)
-        load.stop.set()
-        await asyncio.gather(*tasks)
-        await until_none(redis)
+        try:
+            yield load, engine
+        finally:
+            load.stop.set()
+            await asyncio.gather(*tasks)
         await engine.until("vllm:num_requests_running", 0)
-        report = judge(load, await engine.requests())
-    report |= {"killed": killed + len(fleet.gateways), "longest_lease_after_the_last_kill_s": longest}
+
+
+async def hammer(seconds: float, gateways: int, clients: int, kill_every: float) -> dict[str, Any]:
+    """The whole run; figures, and `violations`: what must not be."""
+    with running_redis() as redis:
+        async with loaded(clients, *gateways * [redis.url]) as (load, engine):
+            end, killed, alive = time.monotonic() + seconds, 0, load.fleet.gateways
+            while time.monotonic() < end or not load.shows_something:
+                await asyncio.sleep(kill_every)
+                victim = random.choice(alive)
+                victim.url = ""
+                victim.kill()
+                killed += 1
+                await asyncio.to_thread(victim.start)
+            for gateway in alive:
+                gateway.kill()
+            longest = longest_lease(redis)
+            load.stop.set()
+            await until_none(redis)
+            await engine.until("vllm:num_requests_running", 0)
+            report = judge(load, await engine.requests())
+    report |= {"killed": killed + gateways, "longest_lease_after_the_last_kill_s": longest}
     if longest > LEASE:
         report["violations"].append(f"a lease of {longest} s")
     return report

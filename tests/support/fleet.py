@@ -1,6 +1,6 @@
 """Several `gatehouse gateway` processes on one Redis and one database, to be killed and started again at will.
 
-    with running_fleet(3, engine_url, {"redis": {"url": …}, "plans": {…}}) as fleet:
+    with running_fleet(engine_url, *3 * [{"redis": {"url": …}, "plans": {…}}]) as fleet:
         fleet.gateways[0].url
         fleet.gateways[1].kill(); fleet.gateways[1].start()
         fleet.token("alice", plan="service")
@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +103,7 @@ class FleetGateway:
 class Fleet:
     """All of them. They accept each other's tokens."""
 
-    def __init__(self, folder: Path, count: int, engine_url: str, sections: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, engine_url: str, sections: Sequence[Mapping[str, Any]]) -> None:
         secret = folder / "jwt.key"
         secret.write_bytes(os.urandom(32).hex().encode())
         secret.chmod(0o600)
@@ -113,10 +113,11 @@ class Fleet:
             "logging": {"stdout": False},
             "auth": {"secret_file": str(secret)},
             "database": {"url": f"sqlite:///{self.database}"},
-            **sections,
         }
         environment = {name: value for name, value in os.environ.items() if not name.startswith("GATEHOUSE_")}
-        self.gateways = [FleetGateway(folder / str(number), config, environment) for number in range(count)]
+        self.gateways = [
+            FleetGateway(folder / str(number), {**config, **own}, environment) for number, own in enumerate(sections)
+        ]
 
     def token(self, subject: str, **how: Any) -> str:
         """A token that every gateway accepts."""
@@ -130,10 +131,10 @@ class Fleet:
 
 
 @contextlib.contextmanager
-def running_fleet(count: int, engine_url: str, sections: Mapping[str, Any]) -> Iterator[Fleet]:
-    """Run so many gateways with these sections of gatehouse.yaml."""
+def running_fleet(engine_url: str, *sections: Mapping[str, Any]) -> Iterator[Fleet]:
+    """Run one gateway for each of these sections of gatehouse.yaml."""
     with tempfile.TemporaryDirectory(prefix="gatehouse-fleet-", dir="/tmp") as folder:
-        fleet = Fleet(Path(folder), count, engine_url, sections)
+        fleet = Fleet(Path(folder), engine_url, sections)
         try:
             for gateway in fleet.gateways:
                 gateway.start(wait=False)

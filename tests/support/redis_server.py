@@ -25,8 +25,8 @@ from tests.support.stack import until
 
 
 def server_binary() -> str:
-    """Path of redis-server; without one the test is skipped, and fails in CI."""
-    found = shutil.which("redis-server") or shutil.which("valkey-server")
+    """Path of redis-server, or what REDIS_SERVER names; without one the test is skipped, and fails in CI."""
+    found = os.environ.get("REDIS_SERVER") or shutil.which("redis-server") or shutil.which("valkey-server")
     if found is None:
         assert os.environ.get("CI") != "true", "redis-server is missing: tools/system.sh test installs it"
         pytest.skip("redis-server is not installed")

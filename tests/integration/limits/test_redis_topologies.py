@@ -13,6 +13,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from bench.limits import over_http
+from bench.limits.exact import until_bright
 from gateway.limits.fallback import FallbackLimiter
 from gateway.limits.limiter import Allowance, Rule
 from gateway.limits.memory import MemoryLimiter
@@ -137,7 +139,7 @@ async def test_a_cluster_is_found_from_any_node() -> None:
             stack.enter_context(running_redis("--cluster-enabled", "yes", "--cluster-node-timeout", "2000", port=port))
             for port in ports
         ]
-        await asyncio.to_thread(_join, nodes, ports)
+        await asyncio.to_thread(join, nodes, ports)
         namespace = uuid.uuid4().hex
         urls = [f"redis://127.0.0.1:{ports[0]},127.0.0.1:{ports[2]}", f"redis://127.0.0.1:{ports[1]}"]
         async with limiter(urls[0], namespace) as one, limiter(urls[1], namespace) as two:
@@ -151,7 +153,44 @@ async def test_a_cluster_is_found_from_any_node() -> None:
         assert sorted(bool(node.cli("DBSIZE")) for node in nodes) == [False, False, True]
 
 
-def _join(nodes: list[RedisServer], ports: list[int]) -> None:
+async def test_gateways_on_two_nodes_of_a_cluster_hold_the_limits_through_a_failover() -> None:
+    """Two gateway processes, each knows another node; under load the node with the books is killed, and its replica
+    takes over: what reached the engine exceeds no limit in any window, and afterwards Redis counts again for both.
+    """
+    ports = free_ports(4)
+    with contextlib.ExitStack() as stack:
+        options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "1000")
+        nodes = [stack.enter_context(running_redis(*options, port=port)) for port in ports]
+        await asyncio.to_thread(join, nodes[:3], ports[:3])
+        owner = await asyncio.to_thread(_with_replica, nodes, ports)
+        others = [port for port in ports[:3] if port != ports[owner]]
+        urls = [f"redis://127.0.0.1:{port},127.0.0.1:{ports[3]}" for port in others]
+        async with over_http.loaded(16, *urls) as (load, engine):
+            await _until(lambda: load.shows_something)
+            nodes[owner].kill()
+            passed = load.seen["200"]
+            await _until(lambda: load.seen["503"] > 0)
+            await _until(lambda: b"role:master" in nodes[3].cli("INFO", "replication"))
+            await asyncio.to_thread(until_bright, load.fleet)
+            await _until(lambda: load.seen["200"] > passed + 20)
+            load.stop.set()
+            await engine.until("vllm:num_requests_running", 0)
+            report = over_http.judge(load, await engine.requests())
+        assert report["violations"] == []
+
+
+def _with_replica(nodes: list[RedisServer], ports: list[int]) -> int:
+    """Makes the last node a replica of the one that has the limiter's keys; which one that is."""
+    nodes[3].cli("CLUSTER", "MEET", "127.0.0.1", ports[0])
+    owner = nodes[0].cli("CLUSTER", "KEYSLOT", "{gatehouse:limits:1}") * 3 // 16384
+    name = nodes[owner].cli("CLUSTER", "MYID")
+    until(lambda: nodes[3].cli("CLUSTER", "REPLICATE", name) == b"OK", "the replica knows its primary", 60)
+    until(lambda: b"master_link_status:up" in nodes[3].cli("INFO", "replication"), "the replica has a link", 60)
+    until(lambda: all(b"slave" in node.cli("CLUSTER", "NODES") for node in nodes), "all know the replica", 60)
+    return owner
+
+
+def join(nodes: list[RedisServer], ports: list[int]) -> None:
     """Three primaries that share the slots."""
     for number, node in enumerate(nodes):
         first, last = 16384 * number // 3, 16384 * (number + 1) // 3 - 1
