@@ -30,26 +30,28 @@ class UsageApi:
     async def usage(self, request: web.Request) -> web.Response:
         """The caller's own sums; nobody else's, whatever is asked."""
         principal = request[EXCHANGE].principal = await self._authenticator.authenticate(request)
-        since = self._since(request)
+        today = dt.datetime.now(self._zone).date()
+        since = _since(request, today)
         try:
             rows = await self._store.usage.totals(("day", "model"), since=since, subject=principal.subject)
             (total,) = await self._store.usage.totals((), since=since, subject=principal.subject)
         except StoreError:
             message = "Usage cannot be read now; it is counted all the same."
             raise Unavailable(message, code="usage_unavailable", headers={"Retry-After": "5"}) from None
-        body = {"object": "list", "subject": principal.subject, "since": since, "data": rows, "total": total}
+        span = {"since": since, "until": today.isoformat()}
+        body = {"object": "list", "subject": principal.subject, **span, "data": rows, "total": total}
         return web.Response(
             body=msgspec.json.encode(body), content_type="application/json", headers={"Cache-Control": "no-store"}
         )
 
-    def _since(self, request: web.Request) -> str:
-        today = dt.datetime.now(self._zone).date()
-        if (since := request.query.get("since")) is not None:
-            try:
-                return max(dt.date.fromisoformat(since), today - dt.timedelta(days=MOST_DAYS)).isoformat()
-            except ValueError:
-                raise BadRequest("`since` must be a day such as 2026-11-01.", param="since") from None
-        days = request.query.get("days", "30")
-        if not (days.isascii() and days.isdigit() and len(days) < 9 and 1 <= int(days) <= MOST_DAYS):
-            raise BadRequest(f"`days` must be a number from 1 to {MOST_DAYS}.", param="days")
-        return (today - dt.timedelta(days=int(days) - 1)).isoformat()
+
+def _since(request: web.Request, today: dt.date) -> str:
+    if (since := request.query.get("since")) is not None:
+        try:
+            return max(dt.date.fromisoformat(since), today - dt.timedelta(days=MOST_DAYS)).isoformat()
+        except ValueError:
+            raise BadRequest("`since` must be a day such as 2026-11-01.", param="since") from None
+    days = request.query.get("days", "30")
+    if not (days.isascii() and days.isdigit() and len(days) < 9 and 1 <= int(days) <= MOST_DAYS):
+        raise BadRequest(f"`days` must be a number from 1 to {MOST_DAYS}.", param="days")
+    return (today - dt.timedelta(days=int(days) - 1)).isoformat()

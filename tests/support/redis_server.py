@@ -105,3 +105,16 @@ def running_redis(*options: str, port: int = 0, configuration: Path | None = Non
             yield server
         finally:
             server.kill()
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that are free now, below the ephemeral range minus 10,000 (a cluster's bus has port + 10,000)."""
+    found: list[int] = []
+    for port in range(21_000, 32_000):
+        with contextlib.suppress(OSError), socket.socket() as one, socket.socket() as bus:
+            one.bind(("127.0.0.1", port))
+            bus.bind(("127.0.0.1", port + 10_000))
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise AssertionError("no free ports")

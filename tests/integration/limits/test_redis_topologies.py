@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import datetime as dt
-import socket
 import uuid
 from pathlib import Path
 
@@ -20,23 +19,10 @@ from gateway.limits.limiter import Allowance, Rule
 from gateway.limits.memory import MemoryLimiter
 from gateway.limits.redis import RedisLimiter
 from gateway.redis import Address, Link
-from tests.support.redis_server import RedisServer, running_redis
+from tests.support.redis_server import RedisServer, free_ports, running_redis
 from tests.support.stack import until
 
 RULES = (Rule("total", Allowance(concurrent=5, tokens_per_day=1000)),)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that are free now, below the ephemeral range minus 10,000 (a cluster's bus has port + 10,000)."""
-    found: list[int] = []
-    for port in range(21_000, 32_000):
-        with contextlib.suppress(OSError), socket.socket() as one, socket.socket() as bus:
-            one.bind(("127.0.0.1", port))
-            bus.bind(("127.0.0.1", port + 10_000))
-            found.append(port)
-        if len(found) == count:
-            return found
-    raise AssertionError("no free ports")
 
 
 @contextlib.asynccontextmanager

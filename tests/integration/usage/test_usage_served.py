@@ -37,7 +37,9 @@ async def test_usage_is_what_the_engine_reported(tmp_path: Path) -> None:
             status, found = await usage(gate, subject)
             total = found["total"]
             assert (status, total["prompt_tokens"] + total["completion_tokens"]) == (200, tokens)
-            assert [row["model"] for row in found["data"]] == [MODEL]
+            (row,) = found["data"]
+            assert (row["model"], row["day"]) == (MODEL, found["until"])
+            assert {name: row[name] for name in total} == total
         assert (await usage(gate, "nobody"))[1]["data"] == []
         assert (await usage(gate, "alice", "?since=2099-01-01"))[1]["total"]["requests"] == 0
         for wrong in ("?days=0", "?days=x", "?days=%D9%A3", "?since=soon"):

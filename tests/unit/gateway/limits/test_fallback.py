@@ -5,7 +5,6 @@ import contextlib
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from gateway.limits.limiter import Allowance, Kind, Pace, Rule
 from gateway.limits.memory import MemoryLimiter
 from gateway.limits.redis import RedisLimiter
 from gateway.redis import Address, Link
-from tests.support.redis_server import RedisServer, running_redis
+from tests.support.redis_server import RedisServer, free_ports, running_redis
 
 LEASE = 30
 LONGEST_WAIT = 0.1
@@ -80,8 +79,10 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 @contextlib.asynccontextmanager
-async def watched(server: RedisServer, on_failure: str = "local", namespace: str = "") -> AsyncIterator[Watched]:
-    one = Watched(server.url, on_failure, namespace or uuid.uuid4().hex)
+async def watched(
+    server: RedisServer, on_failure: str = "local", namespace: str = "", url: str = ""
+) -> AsyncIterator[Watched]:
+    one = Watched(url or server.url, on_failure, namespace or uuid.uuid4().hex)
     lag = asyncio.create_task(one.watch_lag())
     await one.limiter.start()
     try:
@@ -127,6 +128,42 @@ async def test_settlements_of_the_dark_time_are_delivered_once(server: RedisServ
         assert one.modes == ["redis", "local", "redis"]
 
 
+class Load:
+    """Clients that acquire and settle, each 50 tokens and 3, until they are told to stop; none is ever refused."""
+
+    def __init__(self, one: Watched) -> None:
+        self.one = one
+        self.used = self.served = 0
+        self._stop = asyncio.Event()
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def on(cls, one: Watched, clients: int) -> AsyncIterator["Load"]:
+        load = cls(one)
+        async with asyncio.TaskGroup() as tasks:
+            for number in range(clients):
+                tasks.create_task(load._client(number))
+            yield load
+            load._stop.set()
+        await until(lambda: not one.limiter._kept)
+
+    async def _client(self, number: int) -> None:
+        turn = 0
+        while not self._stop.is_set():
+            name = f"{number}-{turn}"
+            assert (await self.one.acquire(name, 50)).allowed
+            await asyncio.sleep(0.01)
+            await self.one.limiter.settle({name: 3})
+            self.used += 3
+            self.served += 1
+            turn += 1
+
+    async def go_on(self, more: int = 60) -> None:
+        """Wait until so many more were served."""
+        goal = self.served + more
+        await until(lambda: self.served >= goal)
+
+
 @pytest.mark.parametrize("failure", ["pause", "kill", "full", "slow"])
 async def test_nobody_waits_long_and_nobody_is_lost(server: RedisServer, failure: str) -> None:
     """Under load, whatever befalls Redis: no request waits over 100 ms for it, none fails, and its books are right after."""
@@ -136,63 +173,79 @@ async def test_nobody_waits_long_and_nobody_is_lost(server: RedisServer, failure
         if failure == "slow":
             proxy = await stack.enter_async_context(Proxy.running(server))
             url = proxy.url
-        server.url, original = url, server.url
-        one = await stack.enter_async_context(watched(server, namespace=namespace))
-        server.url = original
-        stop, used, served = asyncio.Event(), 0, 0
-
-        async def client(number: int) -> None:
-            nonlocal used, served
-            turn = 0
-            while not stop.is_set():
-                name = f"{number}-{turn}"
-                assert (await one.acquire(name, 50)).allowed
-                await asyncio.sleep(0.01)
-                await one.limiter.settle({name: 3})
-                used += 3
-                served += 1
-                turn += 1
-
-        def served_at_least(goal: int) -> bool:
-            return served >= goal
-
+        one = await stack.enter_async_context(watched(server, namespace=namespace, url=url))
         # the proxy shares this event loop: with many clients it would be slow by itself
-        clients = asyncio.gather(*(client(number) for number in range(4 if proxy else 16)))
-        for _ in range(2):
-            await until(lambda: one.limiter.mode == "redis")
-            match failure:
-                case "pause":
-                    server.pause()
-                case "kill":
-                    server.kill()
-                    used = 0  # as Redis' memory
-                case "full":
-                    server.cli("CONFIG", "SET", "maxmemory", "1")
-                case "slow":
-                    proxy.delay = 0.5
-            await one.until("local")
-            await until(partial(served_at_least, served + 60))
-            match failure:
-                case "pause":
-                    server.resume()
-                case "kill":
-                    server.start()
-                case "full":
-                    server.cli("CONFIG", "SET", "maxmemory", "0")
-                case "slow":
-                    proxy.delay = 0.0
-            await one.until("redis")
-        stop.set()
-        await clients
-        await until(lambda: not one.limiter._kept)
+        async with Load.on(one, 4 if proxy else 16) as load:
+            for _ in range(2):
+                await one.until("redis")
+                match failure:
+                    case "pause":
+                        server.pause()
+                    case "kill":
+                        server.kill()
+                        load.used = 0  # as Redis' memory
+                    case "full":
+                        server.cli("CONFIG", "SET", "maxmemory", "1")
+                    case "slow":
+                        proxy.delay = 0.5
+                await one.until("local")
+                await load.go_on()
+                match failure:
+                    case "pause":
+                        server.resume()
+                    case "kill":
+                        server.start()
+                    case "full":
+                        server.cli("CONFIG", "SET", "maxmemory", "0")
+                    case "slow":
+                        proxy.delay = 0.0
+                await one.until("redis")
         verdict = await books(server, namespace)
         charged = 1_000_000 - verdict.day.remaining
         assert verdict.running == 0
         if failure == "kill":  # up to 16 reservations died with Redis' memory at the second kill, and what it held
-            assert abs(charged - used) <= 16 * 50
+            assert abs(charged - load.used) <= 16 * 50
         else:
-            assert charged == used
+            assert charged == load.used
         assert not one.waited_too_long
+
+
+async def test_flushed_scripts_are_not_noticed(server: RedisServer) -> None:
+    """SCRIPT FLUSH again and again under load: Redis counts all the while, and its books are right."""
+    namespace = uuid.uuid4().hex
+    async with watched(server, namespace=namespace) as one:
+        async with Load.on(one, 16) as load:
+            for _ in range(20):
+                await asyncio.to_thread(server.cli, "SCRIPT", "FLUSH")
+                await load.go_on(10)
+        assert one.modes == ["redis"]
+        assert 1_000_000 - (await books(server, namespace)).day.remaining == load.used
+        assert not one.waited_too_long
+
+
+async def test_a_failover_loses_nothing(tmp_path: Path) -> None:
+    """Under load the replica takes over and the primary becomes its replica, twice: the gateway finds the one that
+    counts by itself, nobody waits long, and its books are right.
+    """
+    namespace = uuid.uuid4().hex
+    ports, at_once = free_ports(2), ("--repl-diskless-sync-delay", "0")
+    with running_redis(*at_once, port=ports[0]) as first, running_redis(*at_once, port=ports[1]) as second:
+        second.cli("REPLICAOF", "127.0.0.1", ports[0])
+        await until(lambda: b"master_link_status:up" in second.cli("INFO", "replication"))
+        url = f"redis://127.0.0.1:{ports[0]},127.0.0.1:{ports[1]}"
+        async with watched(first, namespace=namespace, url=url) as one:
+            async with Load.on(one, 16) as load:
+                for primary, replica in ((first, second), (second, first)):
+                    await one.until("redis")
+                    primary.cli("FAILOVER")
+                    await until(lambda each=replica: b"role:master" in each.cli("INFO", "replication"))
+                    await one.until("local")
+                    await load.go_on()
+                    await one.until("redis")
+                    await until(lambda each=primary: b"master_link_status:up" in each.cli("INFO", "replication"))
+            assert one.modes == ["redis", "local", "redis", "local", "redis"]
+            assert 1_000_000 - (await books(first, namespace)).day.remaining == load.used
+            assert not one.waited_too_long
 
 
 class Proxy:
