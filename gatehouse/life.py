@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from gatehouse.context import Context
+from gatehouse.notifying import VARIABLES, reloading, serving, signs_of_life, stopping
 from gatehouse.parenthood import PARENT
 from gateway.config import Config
 from gateway.listening import Listening
@@ -39,7 +40,8 @@ class Life:
         _on_end(ends.stop, ends.hurry)
         _on(signal.SIGHUP, do=hang_up.set)
         try:
-            await serve(self._config, ends, on_listening=_announce, beside=Reloader(self._context, hang_up).follow)
+            async with signs_of_life():
+                await serve(self._config, ends, on_listening=_announce, beside=Reloader(self._context, hang_up).follow)
         except (OSError, KeyFileError, StoreError, TracingUnavailableError) as error:
             raise CannotStart(error) from error
 
@@ -76,14 +78,21 @@ class Life:
         _on_end(stop, hurry)
 
         def listen_to_signals(parent: Parent) -> None:
-            _on(signal.SIGHUP, do=parent.reload)
+            def reload() -> None:
+                reloading()
+                parent.reload()
+                serving()
+
+            _on(signal.SIGHUP, do=reload)
             _on(signal.SIGUSR2, do=parent.replace)
 
+        environment = {name: value for name, value in os.environ.items() if name not in VARIABLES}
         try:
-            await serve_with_workers(
-                self._config, self._worker_argv, {**os.environ, PARENT: str(os.getpid())},
-                stop=stop, hurry=hurry, on_parent=listen_to_signals, on_listening=_announce,
-            )  # fmt: skip
+            async with signs_of_life():
+                await serve_with_workers(
+                    self._config, self._worker_argv, {**environment, PARENT: str(os.getpid())},
+                    stop=stop, hurry=hurry, on_parent=listen_to_signals, on_listening=_announce,
+                )  # fmt: skip
         except (OSError, WorkersFailed) as error:
             raise CannotStart(error) from error
 
@@ -99,6 +108,7 @@ class Life:
 
 def _on_end(stop: asyncio.Event, hurry: asyncio.Event) -> None:
     def end() -> None:
+        stopping()
         (hurry if stop.is_set() else stop).set()
 
     _on(signal.SIGTERM, signal.SIGINT, do=end)
@@ -111,3 +121,4 @@ def _on(*signals: int, do: Callable[[], object]) -> None:
 
 def _announce(listening: Listening) -> None:
     log.info("gateway: listening on %s, admin on %s", listening.url, listening.admin_url)
+    serving()

@@ -153,7 +153,7 @@ def _way_in(settings: Sections) -> Iterator[Finding]:
     if auth.public_url is not None and auth.public_url.startswith("http:"):
         yield problem("auth.public_url", f"{auth.public_url}: browsers would sign in without TLS; expected https://",
                       "set it to the https:// address")  # fmt: skip
-    behind = gateway.trusted_proxies or getattr(gateway, "socket_dir", None)
+    behind = gateway.trusted_proxies or gateway.socket_dir
     if not behind:
         yield problem(
             "TLS", "nothing says that a proxy with TLS is in front; expected gateway.trusted_proxies, or socket_dir",

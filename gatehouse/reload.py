@@ -9,6 +9,7 @@ import logging
 from pathlib import Path
 
 from gatehouse.context import Context
+from gatehouse.notifying import reloading, serving
 from gatehouse.settings import ConfigError
 from gateway.app import Gateway
 from gateway.config import Config
@@ -34,7 +35,9 @@ class Reloader:
             mark = await asyncio.to_thread(_mark, self._context.config_file)
             if asked or mark != self._mark:
                 self._mark = mark
+                reloading()
                 await self._reload(gateway)
+                serving()
 
     async def _asked_within(self, seconds: float) -> bool:
         try:

@@ -14,10 +14,11 @@ import aiohttp
 import click
 
 from gatehouse.bar import StartupBar
+from gatehouse.notifying import serving, signs_of_life, stopping
 from gateway.config import LoggingSettings
 from gateway.logs import process_log
 from launcher.config import EngineSettings
-from launcher.notify import notify, watchdog_seconds
+from launcher.notify import notify
 from launcher.service import Launcher
 from launcher.status import SOCKET_NAME, LauncherRunningError, Status
 
@@ -136,7 +137,7 @@ class Reporter:
         line = describe(json.loads(status.json()))
         notify(STATUS=line)
         if not self._notified:
-            notify(READY="1")  # of the launcher: nothing needs to wait for a model that takes minutes to load
+            serving()  # the launcher: nothing needs to wait for a model that takes minutes to load
             self._notified = True
         if self._bar is not None and self._bar.show(status):
             return
@@ -164,7 +165,7 @@ async def _run(context: EngineContext) -> int:
     stop = asyncio.Event()
 
     def end() -> None:
-        notify(STOPPING="1")
+        stopping()
         if stop.is_set():
             launcher.hurry()
         stop.set()
@@ -172,25 +173,13 @@ async def _run(context: EngineContext) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # SIGHUP: the terminal is gone
         loop.add_signal_handler(number, end)
-    watchdog = asyncio.create_task(_feed_watchdog())
     try:
-        await launcher.run(stop)
+        async with signs_of_life(patience=True):
+            await launcher.run(stop)
     except (LauncherRunningError, OSError) as error:
         click.echo(f"gatehouse engine: {error}", err=True)
         return _EXIT_FAILED
-    finally:
-        watchdog.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await watchdog
     return 0
-
-
-async def _feed_watchdog() -> None:
-    """Show systemd that the event loop turns, and that a long start-up is no hang."""
-    interval = watchdog_seconds() or 20.0
-    while True:
-        notify(WATCHDOG="1", EXTEND_TIMEOUT_USEC=str(int(interval * 3e6)))
-        await asyncio.sleep(interval)
 
 
 def _call(context: EngineContext, method: str, path: str) -> dict[str, Any]:

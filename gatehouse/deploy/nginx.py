@@ -91,6 +91,8 @@ def render(site: NginxSite) -> dict[str, str]:
 
 def upstreams(settings: GatewaySettings) -> tuple[str, ...]:
     """Where the workers of these settings listen: their own sockets, or the port that they share."""
+    if settings.socket_dir is not None:
+        return tuple(f"unix:{settings.socket_dir}/worker-{number}.sock" for number in range(1, settings.workers + 1))
     return (f"{_near(settings.host)}:{settings.port}",)
 
 

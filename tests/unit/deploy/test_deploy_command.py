@@ -131,9 +131,11 @@ def test_sizes_and_deadlines_are_the_gateways() -> None:
 
 
 def test_the_gateways_address_is_found_in_its_settings() -> None:
-    """Who listens everywhere is reached on loopback; an IPv6 address gets brackets."""
+    """Each worker's own socket where there are any; who listens everywhere is reached on loopback."""
     assert upstreams(GatewaySettings(host="0.0.0.0", port=81)) == ("127.0.0.1:81",)
     assert upstreams(GatewaySettings(host="::1")) == ("[::1]:8080",)
+    sockets = GatewaySettings(workers=2, socket_dir=Path("/run/gatehouse"))
+    assert upstreams(sockets) == ("unix:/run/gatehouse/worker-1.sock", "unix:/run/gatehouse/worker-2.sock")
 
 
 def test_no_placeholder_is_left() -> None:
