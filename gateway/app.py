@@ -91,6 +91,7 @@ class Gateway:
         self.api.add_to(self.app)
         if config.chat.enabled:
             self._add_chat(relay)
+        self.app[STORE].database.on_transaction = self.metrics.transaction
         UsageApi(config, authenticator, self.app[STORE]).add_to(self.app)
         record = config.logging.file or config.state_dir / "requests.jsonl"
         self.usage = UsageBook(self.app[STORE], record, config.logging.keep_files, config.limits.time_zone)

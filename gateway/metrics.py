@@ -28,6 +28,8 @@ ENGINE_STATES = (
 )  # fmt: skip
 LIMITER_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1)
 
+SQL_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
 LAG_INTERVAL = 0.5  # seconds between two probes of the event loop
 MOST_REASONS = 64
 NEAR_BUDGET = 0.8  # the share of a budget of tokens from which on a request counts as near its end
@@ -118,6 +120,13 @@ class Metrics:
             "gatehouse_limiter_seconds", "How long the limiter, Redis where there is one, took to answer.",
             buckets=LIMITER_BUCKETS, registry=registry,
         )  # fmt: skip
+        self.sql = Histogram(
+            "gatehouse_sql_seconds", "Transactions, from asking for a connection to the end.", ("kind",),
+            buckets=SQL_BUCKETS, registry=registry,
+        )  # fmt: skip
+        self.sql_failures = Counter(
+            "gatehouse_sql_failures", "Transactions that the database failed.", ("kind",), registry=registry
+        )
         self.near_budget = Counter(
             "gatehouse_near_budget_requests", "Requests at 80 % of a day's or month's tokens, or above.", ("plan",),
             registry=registry,
@@ -156,6 +165,9 @@ class Metrics:
         self._reasons: dict[str, Counter] = {}
         for sink in SINKS:
             self.log_lines_dropped.labels(sink)
+        for kind in ("read", "write"):
+            self.sql.labels(kind)
+            self.sql_failures.labels(kind)
         for reason in SPAN_LOSSES:
             self.spans_dropped.labels(reason)
         for reason in EXPECTED_REASONS:
@@ -245,6 +257,12 @@ class Metrics:
     def dropped(self, sink: str, count: int) -> None:
         """Count log lines that were not kept; callable from any thread."""
         self.log_lines_dropped.labels(sink).inc(count)
+
+    def transaction(self, kind: str, seconds: float, failed: bool) -> None:
+        """Count one SQL transaction."""
+        self.sql.labels(kind).observe(seconds)
+        if failed:
+            self.sql_failures.labels(kind).inc()
 
     def spans_lost(self, reason: str, count: int) -> None:
         """Count spans that did not reach the collector; callable from any thread."""

@@ -2,9 +2,11 @@
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Literal
 
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError, IntegrityError, SQLAlchemyError
@@ -13,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.store.postgresql import Postgresql, installed
 from gateway.store.sqlite import Sqlite
 
+Kind = Literal["read", "write"]
 TRANSACTION_SECONDS = 30.0
 """What a transaction may take altogether; a database that accepts connections and says nothing is away, too."""
 
@@ -36,6 +39,8 @@ class Database:
         self.name: str = url.render_as_string(hide_password=True).partition("?")[0]
         self._engine = Sqlite(url) if url.get_backend_name() == "sqlite" else Postgresql(url)
         self.lock_migrations = self._engine.lock_migrations
+        self.on_transaction: Callable[[Kind, float, bool], None] = lambda _kind, _seconds, _failed: None
+        """Told of each one: how many seconds from asking for a connection to its end, and whether the database failed."""
 
     def prepare(self) -> None:
         """Make the database when that can be done. Blocks; two starters may do it at once."""
@@ -52,13 +57,13 @@ class Database:
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
         """A transaction that only reads; it sees one moment's state."""
-        async with self._translated(), self._engine.readers.begin() as connection:
+        async with self._translated("read"), self._engine.readers.begin() as connection:
             yield connection
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncConnection]:
         """A transaction that may write: all of it or nothing of it happens, even if the process is killed."""
-        async with self._translated(), self._engine.writers.begin() as connection:
+        async with self._translated("write"), self._engine.writers.begin() as connection:
             yield connection
 
     async def close(self) -> None:
@@ -66,16 +71,24 @@ class Database:
         await self._engine.writers.dispose()
 
     @asynccontextmanager
-    async def _translated(self) -> AsyncIterator[None]:
+    async def _translated(self, kind: Kind) -> AsyncIterator[None]:
+        began, failed = time.monotonic(), True
         try:
             async with asyncio.timeout(TRANSACTION_SECONDS):
                 yield
+            failed = False
         except IntegrityError as error:
+            failed = False
             raise Conflict(f"{self.name}: {_reason(error)}") from None
         except SQLAlchemyError as error:
             raise StoreError(f"{self.name}: {_reason(error)}") from None
         except TimeoutError:
             raise StoreError(f"{self.name}: no answer within {TRANSACTION_SECONDS:g} s") from None
+        except BaseException:  # of whom the transaction is for: the database is well
+            failed = False
+            raise
+        finally:
+            self.on_transaction(kind, time.monotonic() - began, failed)
 
 
 def _reason(error: SQLAlchemyError) -> str:

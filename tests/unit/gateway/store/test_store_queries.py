@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from gateway.store import IssuedToken, Revocation, RevocationKind, Session, Store, StoreError, User
 from tests.support.postgresql import PASSWORD
@@ -214,3 +215,17 @@ async def test_disabling_reaches_the_newest_token(store: Store) -> None:
     await store.tokens.record_for_user(IssuedToken("t1", "ada", None, "member", ("api",), (), "k", 200.5, 900.0))
     await store.users.disable("ada", now=200.0, until=300.0)
     assert [revocation.revoked_at for revocation in await store.revocations.current(0)] == [200.5]
+
+
+async def test_transactions_are_told_of(store: Store) -> None:
+    """Kind, seconds, and whether the database failed: not where a row was there, nor where the caller gave up."""
+    told: list[tuple[str, bool]] = []
+    store.database.on_transaction = lambda kind, seconds, failed: told.append((kind, failed and seconds >= 0))
+    await store.users.find("nobody")
+    with pytest.raises(KeyError):
+        async with store.database.write():
+            raise KeyError
+    with pytest.raises(StoreError):
+        async with store.database.read() as connection:
+            await connection.execute(text("SELECT * FROM nothing"))
+    assert told == [("read", False), ("write", False), ("read", True)]
