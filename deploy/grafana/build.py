@@ -14,9 +14,9 @@ import yaml
 HERE = Path(__file__).parent
 SOURCE, TARGET = HERE / "dashboards.yml", HERE / "dashboards"
 COLUMNS = 24
-SIZES = {"stat": (4, 4), "lines": (8, 8), "states": (8, 8)}  # width, height in Grafana's grid
-TYPES = {"stat": "stat", "lines": "timeseries", "states": "state-timeline"}
-DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
+SIZES = {"stat": (4, 4), "lines": (8, 8), "states": (8, 8), "days": (8, 8), "table": (12, 10)}  # in Grafana's grid
+TYPES = {"stat": "stat", "lines": "timeseries", "states": "state-timeline", "days": "timeseries", "table": "table"}
+PROMETHEUS, POSTGRESQL = "prometheus", "grafana-postgresql-datasource"
 
 
 def dashboards() -> list[dict[str, Any]]:
@@ -27,6 +27,8 @@ def dashboards() -> list[dict[str, Any]]:
 
 def build(dashboard: dict[str, Any]) -> dict[str, Any]:
     """One dashboard as Grafana has it."""
+    database = dashboard.get("database", False)
+    kind = POSTGRESQL if database else PROMETHEUS
     return {
         "uid": f"gatehouse-{dashboard['file']}",
         "title": f"Gatehouse: {dashboard['title']}",
@@ -35,15 +37,15 @@ def build(dashboard: dict[str, Any]) -> dict[str, Any]:
         "schemaVersion": 39,
         "editable": False,
         "graphTooltip": 1,
-        "refresh": "15s",
-        "time": {"from": "now-1h", "to": "now"},
+        "refresh": "5m" if database else "15s",
+        "time": {"from": "now-30d" if database else "now-1h", "to": "now"},
         "links": [{"type": "dashboards", "tags": ["gatehouse"], "title": "Gatehouse", "asDropdown": True}],
-        "templating": {"list": [{"name": "datasource", "type": "datasource", "query": "prometheus"}]},
-        "panels": list(_panels(dashboard["rows"])),
+        "templating": {"list": [{"name": "datasource", "type": "datasource", "query": kind}]},
+        "panels": list(_panels(dashboard["rows"], {"type": kind, "uid": "${datasource}"})),
     }
 
 
-def _panels(rows: dict[str, list[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
+def _panels(rows: dict[str, list[dict[str, Any]]], datasource: dict[str, str]) -> Iterator[dict[str, Any]]:
     """Rows one below the other, their panels from left to right."""
     number, y = 0, 0
     for title, panels in rows.items():
@@ -56,12 +58,12 @@ def _panels(rows: dict[str, list[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
             width = panel.get("wide", width)
             if x + width > COLUMNS:
                 x, y, tallest = 0, y + tallest, 0
-            yield _panel(panel, number, {"x": x, "y": y, "w": width, "h": height})
+            yield _panel(panel, number, {"x": x, "y": y, "w": width, "h": height}, datasource)
             x, tallest = x + width, max(tallest, height)
         y += tallest
 
 
-def _panel(panel: dict[str, Any], number: int, place: dict[str, int]) -> dict[str, Any]:
+def _panel(panel: dict[str, Any], number: int, place: dict[str, int], datasource: dict[str, str]) -> dict[str, Any]:
     kind = panel.get("kind", "lines")
     defaults: dict[str, Any] = {"unit": panel.get("unit", "none"), "min": 0}
     steps = [{"color": "green", "value": None}]
@@ -81,6 +83,13 @@ def _panel(panel: dict[str, Any], number: int, place: dict[str, int]) -> dict[st
         case "stat":
             reduce = {"calcs": ["lastNotNull"], "fields": "", "values": False}
             options = {"reduceOptions": reduce, "graphMode": "area", "textMode": "name" if "text" in panel else "value"}
+        case "days":
+            defaults["custom"] = {"drawStyle": "bars", "fillOpacity": 60, "stacking": {"mode": "normal"}}
+            if panel["unit"] == "percentunit":  # shares do not add up
+                defaults["custom"] = {"drawStyle": "line", "showPoints": "always"}
+            options = {"legend": {"displayMode": "list", "placement": "bottom"}, "tooltip": {"mode": "multi"}}
+        case "table":
+            options = {"cellHeight": "sm", "footer": {"show": False}}
         case "states":
             colors = {"0": {"color": "transparent", "text": " "}, "1": {"color": "blue", "text": "yes"}}
             defaults["mappings"] = [{"type": "value", "options": colors}]
@@ -91,13 +100,25 @@ def _panel(panel: dict[str, Any], number: int, place: dict[str, int]) -> dict[st
         "title": panel["title"],
         **({"description": panel["about"]} if "about" in panel else {}),
         "gridPos": place,
-        "datasource": DATASOURCE,
+        "datasource": datasource,
         "fieldConfig": {"defaults": defaults, "overrides": []},
         "options": options,
         "targets": [
-            {"refId": chr(ord("A") + at), "expr": query, "legendFormat": legend, "datasource": DATASOURCE}
+            {"refId": chr(ord("A") + at), **_asked(kind, legend, query), "datasource": datasource}
             for at, (legend, query) in enumerate(panel["queries"].items())
         ],
+    }
+
+
+def _asked(kind: str, legend: str, query: str) -> dict[str, Any]:
+    """A target's query: SQL for what comes from the database, else PromQL."""
+    if kind not in {"days", "table"}:
+        return {"expr": query, "legendFormat": legend}
+    return {
+        "rawSql": query,
+        "rawQuery": True,
+        "editorMode": "code",
+        "format": "time_series" if kind == "days" else "table",
     }
 
 

@@ -40,7 +40,7 @@ class Database:
         self._engine = Sqlite(url) if url.get_backend_name() == "sqlite" else Postgresql(url)
         self.lock_migrations = self._engine.lock_migrations
         self.on_transaction: Callable[[Kind, float, bool], None] = lambda _kind, _seconds, _failed: None
-        """Told of each one: how many seconds from asking for a connection to its end, and whether the database failed."""
+        """Told of each: its seconds, from asking for a connection to the end, and whether the database failed."""
 
     def prepare(self) -> None:
         """Make the database when that can be done. Blocks; two starters may do it at once."""
