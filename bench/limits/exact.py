@@ -149,6 +149,7 @@ async def exact(seconds: float, gateways: int, clients: int) -> dict[str, Any]:
         stack.callback(engine.end)
         await asyncio.to_thread(engine.start)
         witness, port = start_witness(engine.port, folder / "journal")
+        stack.callback(witness.wait)
         stack.callback(witness.kill)
         redis = stack.enter_context(running_redis("--appendonly", "yes", "--appendfsync", "always"))
         sections = SECTIONS | {"redis": {"url": redis.url}}
@@ -162,6 +163,7 @@ async def exact(seconds: float, gateways: int, clients: int) -> dict[str, Any]:
             await asyncio.gather(*asking)
             await asyncio.to_thread(quiet, fleet, redis)
             engine.generated += await engine.counter(http)
+            waits = [waited(gateway) for gateway in fleet.gateways]
             sql = await in_sql(fleet)
         witness.terminate()
         witness.wait(30)
@@ -169,7 +171,9 @@ async def exact(seconds: float, gateways: int, clients: int) -> dict[str, Any]:
             fleet.log_lines(), sql, in_redis(redis), unsettled(redis),
             json.loads((folder / "journal").read_text()), engine.generated,
         )  # fmt: skip
-        return {"disturbances": done} | judge(charges, people.sent, deaths)
+        asked, long = (int(sum(column)) for column in zip(*waits, strict=True))
+        waiting = {"asked the limiter, of the gateways that are left": asked, "waited over 100 ms": long}
+        return {"disturbances": done, "limiter": waiting} | judge(charges, people.sent, deaths)
 
 
 async def disturb(
@@ -222,6 +226,13 @@ def quiet(fleet: Fleet, redis: RedisServer) -> None:
     seen: Any = None
     while seen != (seen := (in_redis(redis), len(fleet.log_lines()))):
         time.sleep(1)
+
+
+def waited(gateway: FleetGateway) -> tuple[float, float]:
+    """How many requests asked the limiter, and how many waited for it for over 100 ms, by the gateway's own metric."""
+    found = gateway.metrics()
+    asked = found.get("gatehouse_limiter_seconds_count", 0)
+    return asked, asked - found.get('gatehouse_limiter_seconds_bucket{le="0.1"}', asked)
 
 
 async def in_sql(fleet: Fleet) -> dict[str, int]:

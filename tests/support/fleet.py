@@ -94,10 +94,11 @@ class FleetGateway:
             return parse_metrics(answer.read().decode())
 
     def log_lines(self) -> list[dict[str, Any]]:
-        """Its record, without a last line that is only half there."""
+        """The requests of its record, without a last line that is only half there."""
         file = self.state_dir / "requests.jsonl"
         text = file.read_text("utf-8") if file.exists() else ""
-        return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        lines = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        return [line for line in lines if "request_id" in line]
 
 
 class Fleet:

@@ -237,7 +237,7 @@ async def test_a_request_that_redis_gets_too_late_reserves_nothing(server: Redis
     """
     namespace = uuid.uuid4().hex
     rules = (Rule("total", Allowance(concurrent=9)),)
-    old = Link(Address(server.url), 0.05, lambda reason: None)
+    old = Link(Address(server.url), 0.5, lambda reason: None)
     await old.connect()
     limiter = make(old, namespace=namespace)
     await limiter.probe()
