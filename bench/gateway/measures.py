@@ -1,0 +1,171 @@
+"""What is measured, each in one function: the load, and the figures that are read from it."""
+
+import contextlib
+import json
+import statistics
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.gateway.host import cpu, get, memory
+from bench.gateway.peers import REST, Running
+
+Figures = dict[str, float | None]
+
+
+@dataclass
+class Bench:
+    """The mock engine, the load generator, and how long to measure (seconds)."""
+
+    folder: Path
+    engine: int  # port
+    seconds: float = 3.0
+
+    def control(self, **knobs: int) -> None:
+        """Set what the engine does: chunks; interval, first and delay in microseconds; together."""
+        defaults = {"chunks": 100, "interval": 20_000, "first": 0, "delay": 0, "together": 0}
+        settings = "&".join(f"{name}={value}" for name, value in (defaults | knobs).items())
+        get(f"http://127.0.0.1:{self.engine}/ctl?{settings}")
+
+    def stats(self) -> dict[str, Any]:
+        """The engine's counters."""
+        return dict(json.loads(get(f"http://127.0.0.1:{self.engine}/stats")))
+
+    def load(self, peer: Running, mode: str, body: str, **options: float) -> dict[str, Any]:
+        """Run the load generator against a peer; its report."""
+        with self.loading(peer, mode, body, **options) as process:
+            output, _ = process.communicate(timeout=600)
+        if process.returncode:
+            raise RuntimeError(f"{peer.name}, {mode}: the load generator failed")
+        return dict(json.loads(output))
+
+    @contextlib.contextmanager
+    def loading(self, peer: Running, mode: str, body: str, **options: float) -> Iterator[subprocess.Popen[bytes]]:
+        """The same, while it runs."""
+        argv = [str(self.folder / "load"), mode, "-p", str(peer.port), "-b", str(self.folder / f"{body}.json")]
+        argv += [part for name, value in options.items() for part in (f"-{name}", f"{value:g}")]
+        only = ",".join(map(str, sorted(REST)))
+        with subprocess.Popen(["taskset", "-c", only, *argv, *peer.options], stdout=subprocess.PIPE) as process:
+            yield process
+
+
+def request(bench: Bench, peer: Running) -> Figures:
+    """64 connections, one request after another on each, answers in one piece."""
+    return _closed(bench, peer, "whole", 64)
+
+
+def long_prompt(bench: Bench, peer: Running) -> Figures:
+    """A prompt of 100 KB."""
+    return _closed(bench, peer, "long", 8)
+
+
+def chinese_chat(bench: Bench, peer: Running) -> Figures:
+    """A chat of 250 messages in Chinese."""
+    return _closed(bench, peer, "chinese", 8)
+
+
+def _closed(bench: Bench, peer: Running, body: str, connections: int) -> Figures:
+    bench.control()
+    bench.load(peer, "closed", body, c=connections, t=0.3)
+    before = cpu(peer.pids)
+    report = bench.load(peer, "closed", body, c=connections, t=bench.seconds)
+    used = cpu(peer.pids) - before
+    _expect(peer, report["failed"] == 0, report)
+    return {
+        "cpu_us": used / report["ok"] if peer.process else None,
+        "per_second": report["per_second"],
+        "latency_p50_ms": report["latency"]["p50"] / 1000,
+    }
+
+
+def chunk(bench: Bench, peer: Running) -> Figures:
+    """256 streams that all emit in the same 20 ms tick, as an engine's step does; the client asked for no usage."""
+    chunks = round(bench.seconds * 50)
+    bench.control(chunks=chunks, interval=20_000, together=1)
+    before = cpu(peer.pids)
+    report = bench.load(peer, "stream", "stream", c=256, n=256, t=bench.seconds + 5, e=chunks)
+    used = cpu(peer.pids) - before
+    _expect(peer, report["lost"] + report["cut_short"] == 0, report)
+    if peer.name.startswith("gatehouse"):
+        _expect(peer, report["with_usage"] == 0, report)
+    return {"cpu_us": used / report["chunks"] if peer.process else None, "transit_p50_ms": _ms(report, "transit")}
+
+
+def latency(bench: Bench, peer: Running) -> Figures:
+    """150 requests a second, whether answered or not."""
+    bench.control()
+    report = bench.load(peer, "open", "whole", r=150, t=bench.seconds)
+    _expect(peer, report["failed"] == 0, report)
+    return {"p50_ms": _ms(report, "latency"), "p99_ms": _ms(report, "latency", "p99")}
+
+
+def first_chunk(bench: Bench, peer: Running) -> Figures:
+    """256 streams, begun evenly over a second, whose first chunk the engine sends after 100 ms, the others each 20 ms."""
+    bench.control(chunks=75, first=100_000)
+    report = bench.load(peer, "stream", "stream", c=256, n=256, t=10, e=75, s=4000)
+    _expect(peer, report["lost"] + report["cut_short"] == 0, report)
+    return {"p50_ms": _ms(report, "first_chunk"), "p99_ms": _ms(report, "first_chunk", "p99")}
+
+
+def thousand(bench: Bench, peer: Running) -> Figures:
+    """1,000 streams at once: memory at the peak, and whether any is lost."""
+    bench.control(chunks=40, interval=100_000)
+    peak = 0.0
+    with bench.loading(peer, "stream", "stream", c=1000, n=1000, t=20, e=40, s=1000) as process:
+        done = threading.Event()
+        output: list[bytes] = []
+        reader = threading.Thread(target=lambda: (output.append(process.communicate()[0]), done.set()))
+        reader.start()
+        while not done.wait(0.05):
+            peak = max(peak, memory(peer.pids))
+        reader.join()
+    report = json.loads(output[0])
+    return {"mb": peak if peer.process else None, "lost": report["lost"] + report["cut_short"]}
+
+
+def idle(bench: Bench, peer: Running) -> Figures:
+    """1,000 connections that have had one request each and are kept open: memory of each."""
+    bench.control()
+    bench.load(peer, "closed", "whole", c=64, t=0.3)
+    before = memory(peer.pids)
+    with bench.loading(peer, "idle", "whole", c=1000, t=3, s=1000) as process:
+        time.sleep(2.5)
+        after = memory(peer.pids)
+        process.communicate()
+    return {"kb_each": (after - before) * 1024 / 1000 if peer.process else None}
+
+
+def disconnect(bench: Bench, peer: Running) -> Figures:
+    """64 clients close their streams at once: how long until the engine sees each of them closed."""
+    get(f"http://127.0.0.1:{bench.engine}/reset")
+    bench.control(chunks=1000, interval=20_000)
+    report = bench.load(peer, "abort", "stream", c=64, n=64, a=5, t=10)
+    time.sleep(1)
+    closed = bench.stats()["aborts"]
+    late = sorted((at - report["aborted_from"]) / 1e6 for at in closed)
+    return {"p50_ms": statistics.median(late) if late else None, "max_ms": late[-1] if late else None,
+            "never": 64 - len(late)}  # fmt: skip
+
+
+def startup(_bench: Bench, peer: Running) -> Figures:
+    """From the start of its process to its listening."""
+    return {"seconds": peer.startup_seconds}
+
+
+def _ms(report: dict[str, Any], series: str, point: str = "p50") -> float:
+    return float(report[series][point]) / 1000
+
+
+def _expect(peer: Running, good: bool, report: dict[str, Any]) -> None:  # noqa: FBT001
+    if not good:
+        raise RuntimeError(f"{peer.name}: {report}")
+
+
+MEASURES = {
+    each.__name__: each
+    for each in (request, chunk, latency, first_chunk, thousand, idle, disconnect, startup, long_prompt, chinese_chat)
+}

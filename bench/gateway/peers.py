@@ -1,0 +1,156 @@
+"""What stands between clients and the engine in a run: Gatehouse in its production form, nginx, other routers.
+
+Each starts in a folder of its own, pinned to one core, and tells its port, its processes and the credentials it takes.
+"""
+
+import contextlib
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bench.gateway.host import cores, free_port, get, installed, running, tree, until
+from gateway.auth.keys import load_keys
+from gateway.auth.tokens import issue_token
+from gateway.config import Config, EngineTarget
+
+MEASURED, REST = cores()
+SUBJECTS = 64
+# every limit is counted, none is reached
+PLAN = {
+    "requests_per_minute": 10_000_000,
+    "tokens_per_minute": 10_000_000_000,
+    "concurrent_requests": 1_000_000,
+    "tokens_per_day": 10**14,
+}
+NGINX = """
+daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/error.log;
+events {{ worker_connections 8192; }}
+http {{
+  access_log off; client_body_temp_path {folder}; proxy_temp_path {folder}; client_body_buffer_size 256k;
+  upstream engine {{ server 127.0.0.1:{engine}; keepalive 1024; }}
+  server {{
+    listen 127.0.0.1:{port} backlog=4096;
+    location / {{
+      proxy_pass http://engine; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off;
+    }}
+  }}
+}}
+"""
+
+
+@dataclass
+class Running:
+    """A peer that serves."""
+
+    name: str
+    port: int
+    process: subprocess.Popen[bytes] | None = None  # none: nobody stands between
+    options: list[str] = field(default_factory=list)  # of the load generator: credentials
+    startup_seconds: float | None = None
+    admin: str | None = None  # base URL of the admin listener
+    state: Path | None = None
+
+    @property
+    def pids(self) -> list[int]:
+        """Its processes now."""
+        return tree(self.process.pid) if self.process else []
+
+
+@contextlib.contextmanager
+def direct(_folder: Path, engine: int) -> Iterator[Running]:
+    """The engine itself."""
+    yield Running("direct", engine)
+
+
+@contextlib.contextmanager
+def nginx(folder: Path, engine: int) -> Iterator[Running]:
+    """One nginx worker that does nothing but proxy, its upstream connections kept."""
+    port = free_port()
+    file = folder / "nginx.conf"
+    file.write_text(NGINX.format(folder=folder, engine=engine, port=port), "utf-8")
+    argv = [installed("nginx"), "-p", str(folder), "-e", str(folder / "error.log"), "-c", str(file)]
+    with running(argv, folder / "output.log", on=MEASURED) as process:
+        until("nginx", lambda: get(f"http://127.0.0.1:{port}/health"), process)
+        yield Running("nginx", port, process)
+
+
+@contextlib.contextmanager
+def vllm_router(folder: Path, engine: int) -> Iterator[Running]:
+    """vllm-project/router, in Rust: routes, and does nothing else. https://github.com/vllm-project/router"""
+    port, prometheus = free_port(), free_port()
+    argv = [installed("vllm-router"), "--worker-urls", f"http://127.0.0.1:{engine}", "--host", "127.0.0.1"]
+    argv += ["--port", str(port), "--prometheus-port", str(prometheus), "--policy", "round_robin"]
+    argv += ["--max-concurrent-requests", "4096", "--log-level", "error"]
+    with running(argv, folder / "output.log", on=MEASURED) as process:
+        until("vllm-router", lambda: get(f"http://127.0.0.1:{port}/health"), process)
+        yield Running("vllm-router", port, process)
+
+
+@contextlib.contextmanager
+def redis(folder: Path) -> Iterator[str]:
+    """A Redis without persistence; its URL."""
+    socket = folder / "redis.sock"
+    argv = [installed("redis-server"), "--port", "0", "--unixsocket", str(socket), "--save", "", "--appendonly", "no"]
+    with running(argv, folder / "redis.log", on=REST, cwd=folder) as process:
+        until("redis-server", socket.exists, process)
+        yield f"unix://{socket}"
+
+
+def gatehouse(name: str = "gatehouse", *, without: tuple[str, ...] = (), **sections: Any) -> Callable[..., Any]:
+    """`gatehouse gateway` as it runs in production, one worker: tokens, limits in Redis, record, metrics, metering.
+
+    `without` takes layers out, for the budget (`bench.gateway.without`); `sections` change its settings.
+    """
+
+    @contextlib.contextmanager
+    def start(folder: Path, engine: int) -> Iterator[Running]:
+        with contextlib.ExitStack() as stack:
+            settings: dict[str, Any] = {
+                "engine": {"kind": "external", "url": f"http://127.0.0.1:{engine}"},
+                "gateway": {"port": 0, "admin_port": 0, **sections.get("gateway", {})},
+                "plans": {"service": PLAN, "member": PLAN},
+                "logging": {"stdout": False},
+            }
+            if "redis" not in without:
+                settings["redis"] = {"url": stack.enter_context(redis(folder))}
+            if "limits" in without:
+                settings["plans"] = {"service": {}, "member": {}}
+            file, state = folder / "gatehouse.yaml", folder / "state"
+            file.write_text(yaml.safe_dump(settings), "utf-8")
+            state.mkdir(mode=0o700)
+            module = ["bench.gateway.without", ",".join(without)] if set(without) - {"redis", "limits"} else ["gatehouse"]
+            argv = [sys.executable, "-m", *module, "gateway", "--config", str(file), "--state-dir", str(state)]
+            begun = time.monotonic()
+            process = stack.enter_context(running(argv, folder / "output.log", on=MEASURED))
+            until(name, (state / "gateway.json").exists, process)
+            startup = time.monotonic() - begun
+            listening = json.loads((state / "gateway.json").read_text("utf-8"))
+            until(name, lambda: get(listening["url"] + "/readyz"), process)
+            tokens = folder / "tokens"
+            tokens.write_text("\n".join(_tokens(state, engine)), "ascii")
+            port = int(listening["url"].rpartition(":")[2])
+            yield Running(name, port, process, ["-T", str(tokens)], startup, listening["admin_url"], state)
+
+    return start
+
+
+def _tokens(state: Path, engine: int) -> Iterator[str]:
+    config = Config(state_dir=state, engine=EngineTarget(url=f"http://127.0.0.1:{engine}"))
+    key = load_keys(config).signing
+    for number in range(SUBJECTS):
+        yield issue_token(key, config.auth, subject=f"service-{number}", ttl_seconds=86_400)[0]
+
+
+PEERS: dict[str, Callable[..., Any]] = {
+    "direct": direct,
+    "nginx": nginx,
+    "gatehouse": gatehouse(),
+    "vllm-router": vllm_router,
+}
