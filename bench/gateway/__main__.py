@@ -42,9 +42,12 @@ def main() -> None:
     parser.add_argument("--passes", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=3.0, help="of each load")
     parser.add_argument("--budget", action="store_true", help="the gateway with each layer taken out, instead of peers")
+    parser.add_argument("--against", type=Path, help="the checkout of another version, to stand beside this one")
     parser.add_argument("--out", type=Path, help="JSON file for the results")
     chosen = parser.parse_args()
     peers = {name: PEERS[name] for name in chosen.peers.split(",")}
+    if chosen.against:
+        peers["gatehouse, other version"] = gatehouse("gatehouse, other version", checkout=chosen.against.resolve())
     if chosen.budget:
         peers = {"nginx": PEERS["nginx"]} | {name: gatehouse(name, without=gone) for name, gone in BUDGET.items()}
     found = measure(peers, chosen.measures.split(","), passes=chosen.passes, seconds=chosen.seconds)

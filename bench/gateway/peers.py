@@ -5,6 +5,7 @@ Each starts in a folder of its own, pinned to one core, and tells its port, its 
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -103,10 +104,12 @@ def redis(folder: Path) -> Iterator[str]:
         yield f"unix://{socket}"
 
 
-def gatehouse(name: str = "gatehouse", *, without: tuple[str, ...] = (), **sections: Any) -> Callable[..., Any]:
+def gatehouse(
+    name: str = "gatehouse", *, without: tuple[str, ...] = (), checkout: Path | None = None
+) -> Callable[..., Any]:
     """`gatehouse gateway` as it runs in production, one worker: tokens, limits in Redis, record, metrics, metering.
 
-    `without` takes layers out, for the budget (`bench.gateway.without`); `sections` change its settings.
+    `without` takes layers out, for the budget (`bench.gateway.without`). `checkout`: that of another version.
     """
 
     @contextlib.contextmanager
@@ -114,12 +117,12 @@ def gatehouse(name: str = "gatehouse", *, without: tuple[str, ...] = (), **secti
         with contextlib.ExitStack() as stack:
             settings: dict[str, Any] = {
                 "engine": {"kind": "external", "url": f"http://127.0.0.1:{engine}"},
-                "gateway": {"port": 0, "admin_port": 0, **sections.get("gateway", {})},
+                "gateway": {"port": 0, "admin_port": 0},
                 "plans": {"service": PLAN, "member": PLAN},
                 "logging": {"stdout": False},
             }
             if "redis" not in without:
-                settings["redis"] = {"url": stack.enter_context(redis(folder))}
+                settings["redis"] = {"url": stack.enter_context(redis(folder)), "timeout_seconds": 0.1}
             if "limits" in without:
                 settings["plans"] = {"service": {}, "member": {}}
             file, state = folder / "gatehouse.yaml", folder / "state"
@@ -128,7 +131,8 @@ def gatehouse(name: str = "gatehouse", *, without: tuple[str, ...] = (), **secti
             module = ["bench.gateway.without", ",".join(without)] if set(without) - {"redis", "limits"} else ["gatehouse"]
             argv = [sys.executable, "-m", *module, "gateway", "--config", str(file), "--state-dir", str(state)]
             begun = time.monotonic()
-            process = stack.enter_context(running(argv, folder / "output.log", on=MEASURED))
+            other = {"cwd": checkout, "env": os.environ | {"PYTHONPATH": str(checkout)}} if checkout else {}
+            process = stack.enter_context(running(argv, folder / "output.log", on=MEASURED, **other))
             until(name, (state / "gateway.json").exists, process)
             startup = time.monotonic() - begun
             listening = json.loads((state / "gateway.json").read_text("utf-8"))

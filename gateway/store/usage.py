@@ -69,11 +69,13 @@ class UsageRows:
                 return False
             moved = update(_POSITIONS).where(_POSITIONS.c.file == file)
             await connection.execute(moved.values(position=end, read_at=time.time()))
-            # in one order everywhere: two who add at once do not wait for each other in a circle
-            for key, total in sorted(sums.items(), key=lambda item: _values(item[0], KEYS)):
-                row = insert(_USAGE).values(**_fields(key, KEYS), **_fields(total, FIGURES))
+            if sums:
+                # in one order everywhere: two who add at once do not wait for each other in a circle
+                rows = sorted(sums.items(), key=lambda item: _values(item[0], KEYS))
+                row = insert(_USAGE)
                 more = {name: _USAGE.c[name] + row.excluded[name] for name in FIGURES}
-                await connection.execute(row.on_conflict_do_update(index_elements=list(KEYS), set_=more))
+                add = row.on_conflict_do_update(index_elements=list(KEYS), set_=more)
+                await connection.execute(add, [_fields(key, KEYS) | _fields(total, FIGURES) for key, total in rows])
         return True
 
     async def totals(
