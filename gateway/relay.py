@@ -18,7 +18,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from aiohttp import web
+from multidict import CIMultiDict
 
+from gateway.answer import Answer
 from gateway.config import GatewaySettings
 from gateway.context import Api, Exchange, Outcome, Usage
 from gateway.delivery import ClientGone, Delivery, Recipient
@@ -229,43 +231,29 @@ class _Passage:
             exchange.usage = answer_usage(route.api, body) or Usage()
             if route.api is Api.RESPONSES:
                 exchange.response_id = responses.response_id(body)
-        fields.update(exchange.headers)
         exchange.bytes_out += len(body)
-        return web.Response(status=answer.status, headers=fields, body=body)
+        return Answer(answer.status, fields, body)
 
     async def _stream(self, connection: Connection, answer: Head) -> web.StreamResponse:
         exchange, delivery = self.exchange, self.delivery
         meter = _meter(self.route, self.shaped)
         fields = answer_headers(answer.headers)
-        error: GatewayError | None = None
-        pending = b""  # events before the first output: held back, for a successor of the engine would send them again
+        stream = _Stream(connection, meter, delivery, exchange, fields, self.settings.next_token_seconds)
         try:
-            while not meter.finished and error is None:
+            while stream.runs:
                 try:
-                    data = await connection.read()
+                    await connection.pump(stream.pass_on)
                 except UpstreamClosed:
-                    out, error = b"", _failed("The engine's answer broke off.")
+                    stream.fail(_failed("The engine's answer broke off."))
                 except UpstreamTimeout:
-                    out, error = b"", EngineTimeout("The engine stopped answering; its work was aborted.")
-                else:
-                    out = meter.feed(data) if data else meter.end()
-                    if meter.error is not None:
-                        error = _failed(f"The engine failed while answering: {meter.error[:500]}")
-                    elif not data and not meter.finished:
-                        error = _failed("The engine's answer broke off.")
-                if meter.started:
-                    if exchange.first_token_at is None:
-                        exchange.first_token_at = time.monotonic()
-                    connection.expect_by(self.settings.next_token_seconds)
-                    pending, out = b"", pending + out
-                elif error is not None and not isinstance(error, EngineTimeout):
-                    raise _EngineLost(error.message)
-                elif not out.startswith(b":"):  # a comment keeps the client's connection alive while it is queued
-                    pending, out = pending + out, b""
-                if out:
-                    await delivery.write(out, fields)
+                    stream.fail(EngineTimeout("The engine stopped answering; its work was aborted."))
+                if stream.runs and connection.drained:
+                    stream.end()
+                if stream.kept_back:
+                    await delivery.write(stream.take_kept_back(), stream.fields)
+            error = stream.error
             if error is None:
-                await delivery.finish(pending, fields)
+                await delivery.finish(stream.pending, stream.fields)
                 exchange.end(Outcome.COMPLETE)  # a client that leaves from here on has got everything
                 await self._last_bytes(connection)
         finally:
@@ -287,6 +275,70 @@ class _Passage:
         with contextlib.suppress(UpstreamClosed, UpstreamTimeout):
             connection.expect_by(self.settings.connect_seconds)
             await connection.read()
+
+
+@dataclass(slots=True)
+class _Stream:
+    """The pieces of one stream on their way through. `pass_on` runs the moment one arrives, and never waits.
+
+    What the client cannot take at once is kept back, for the relay's task to write; the engine is not read meanwhile.
+    """
+
+    connection: Connection
+    meter: StreamMeter
+    delivery: Recipient
+    exchange: Exchange
+    fields: CIMultiDict[str]  # headers of the answer
+    next_token_seconds: float
+    error: GatewayError | None = None
+    pending: bytes = b""  # events before the first output: a successor of the engine would send them again
+    kept_back: bytes = b""
+
+    @property
+    def runs(self) -> bool:
+        """Whether more is to come."""
+        return self.error is None and not self.meter.finished
+
+    def pass_on(self, data: bytes) -> bool:
+        """Meter what the engine sent, and send it on; False: the relay's task is needed. Raises _EngineLost."""
+        out = self.meter.feed(data)
+        if self.meter.error is not None:
+            self.fail(_failed(f"The engine failed while answering: {self.meter.error[:500]}"), out)
+        else:
+            self._send(out)
+        return self.error is None and not self.meter.finished and not self.kept_back
+
+    def end(self) -> None:
+        """The engine's answer is over."""
+        out = self.meter.end()
+        if self.meter.finished:
+            self._send(out)
+        else:
+            self.fail(_failed("The engine's answer broke off."), out)
+
+    def fail(self, error: GatewayError, out: bytes = b"") -> None:
+        """It broke off. Raises _EngineLost where nothing of it was passed on, so that it can be sent again."""
+        self.error = error
+        if not self.meter.started and not isinstance(error, EngineTimeout):
+            raise _EngineLost(error.message)
+        self._send(out)
+
+    def take_kept_back(self) -> bytes:
+        """What the client could not take."""
+        out, self.kept_back = self.kept_back, b""
+        return out
+
+    def _send(self, out: bytes) -> None:
+        if self.meter.started:
+            if self.exchange.first_token_at is None:
+                self.exchange.first_token_at = time.monotonic()
+            self.connection.expect_by(self.next_token_seconds)
+            if self.pending:
+                self.pending, out = b"", self.pending + out
+        elif not out.startswith(b":"):  # a comment keeps the client's connection alive while it is queued
+            self.pending, out = self.pending + out, b""
+        if out and (self.kept_back or not self.delivery.offer(out, self.fields)):
+            self.kept_back += out
 
 
 def _uncancel() -> None:

@@ -44,6 +44,7 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._sink: Callable[[bytes], bool] | None = None
         self._failure: Exception | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
@@ -63,6 +64,7 @@ class Connection(asyncio.Protocol):
         self._until_close = False
         self._keep_alive = False
         self._paused = False
+        self._refused = False  # by the sink
 
     # -- what the relay calls ------------------------------------------------------------------------------------
 
@@ -104,6 +106,27 @@ class Connection(asyncio.Protocol):
             if self._complete:
                 return b""
             await self._wait()
+        return self._take()
+
+    async def pump(self, sink: Callable[[bytes], bool]) -> None:
+        """Give body bytes to `sink` the moment they arrive, until it returns False or the answer is whole.
+
+        `sink` runs inside the callback that received the bytes: no task is woken for them.
+        """
+        while self._body or not self._complete:
+            if not self._body:
+                self._sink = sink
+                try:
+                    await self._wait()
+                finally:
+                    self._sink = None
+            elif not sink(self._take()):
+                return
+            if self._refused:
+                self._refused = False
+                return
+
+    def _take(self) -> bytes:
         data = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         self._body.clear()
         self._unread = 0
@@ -188,6 +211,14 @@ class Connection(asyncio.Protocol):
             self._give_up("the engine tried to switch protocols")
         except httptools.HttpParserError as error:
             self._give_up(f"the engine's answer is not HTTP: {error}")
+        if self._sink is not None and self._body:
+            try:
+                self._refused = not self._sink(self._take())
+            except Exception as error:  # noqa: BLE001 - it is raised where the pump is awaited
+                self._fail(error)
+            if not self._refused and not self._complete and self._failure is None:
+                return
+            self._sink = None  # what comes before the task runs waits for it
         if self._unread > HIGH_WATER and not self._paused and self._transport is not None:
             self._paused = True
             self._transport.pause_reading()
