@@ -95,6 +95,16 @@ def vllm_router(folder: Path, engine: int) -> Iterator[Running]:
 
 
 @contextlib.contextmanager
+def floor(folder: Path, engine: int) -> Iterator[Running]:
+    """Python and uvloop, bytes passed on unread."""
+    port = free_port()
+    argv = [sys.executable, "-m", "bench.gateway.floor", str(port), str(engine)]
+    with running(argv, folder / "output.log", on=MEASURED) as process:
+        until("floor", lambda: get(f"http://127.0.0.1:{port}/health"), process)
+        yield Running("uvloop, unread", port, process)
+
+
+@contextlib.contextmanager
 def redis(folder: Path) -> Iterator[str]:
     """A Redis without persistence; its URL."""
     socket = folder / "redis.sock"
@@ -157,4 +167,5 @@ PEERS: dict[str, Callable[..., Any]] = {
     "nginx": nginx,
     "gatehouse": gatehouse(),
     "vllm-router": vllm_router,
+    "floor": floor,
 }
