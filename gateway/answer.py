@@ -68,7 +68,7 @@ class Answer(web.StreamResponse):
         if not self._keep_alive:
             headers["Connection"] = "close"
         elif request.version == HttpVersion10:
-            headers["Connection"] = "keep-alive"
+            headers.setdefault("Connection", "keep-alive")
         version, status = request.version, self.status
         lines = [f"HTTP/{version.major}.{version.minor} {status} {_REASONS.get(status, '')}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]

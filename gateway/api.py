@@ -50,11 +50,12 @@ class EngineApi:
         self._relay = relay
         self._owners: OrderedDict[str, str] = OrderedDict()  # Responses API: id → subject, the newest ones
         self.draining = False
+        self.handlers = {route.path: self._handler(route) for route in ENGINE_ROUTES}  # by exact path, of POST
 
     def add_to(self, app: web.Application) -> None:
         """Register the routes."""
-        for route in ENGINE_ROUTES:
-            app.router.add_post(route.path, self._handler(route))
+        for path, handler in self.handlers.items():
+            app.router.add_post(path, handler)
         app.router.add_get("/v1/models", self.models)
         app.router.add_get("/v1/models/{id:.+}", self.model)
         app.router.add_get("/v1/responses/{id}", self.stored_response)
@@ -208,15 +209,18 @@ async def read_json_body(request: web.Request, config: Config) -> bytes:
     """Return the body of a JSON request, bounded in size and time."""
     settings = config.gateway
     limit = settings.max_body_bytes
-    if request.content_type != "application/json":
+    if request.headers.get("Content-Type") != "application/json" != request.content_type:
         raise UnsupportedMedia("The body must be JSON: send Content-Type: application/json.")
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise UnsupportedMedia("The body must not be compressed: send it without Content-Encoding.")
+    if request.content.is_eof():  # it is here already: no deadline needed
+        body = request.content.read_nowait(-1)
+        if len(body) <= limit:
+            return body
+        raise TooLarge(f"The body is too large: {len(body)} bytes, at most {limit} are allowed.")
     if request.content_length is not None and request.content_length > limit:
         raise TooLarge(f"The body is too large: {request.content_length} bytes, at most {limit} are allowed.")
     try:
-        if request.content.is_eof():  # it is here already: no deadline needed
-            return await request.read()
         async with asyncio.timeout(settings.body_seconds):
             return await request.read()
     except TimeoutError:

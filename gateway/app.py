@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from gateway.admin import create_admin_app, described
 from gateway.admission import Admission
@@ -109,6 +110,16 @@ class Gateway:
         setup_auth(app, self._config)
         setup_health(app, self.engine, lambda: self.api.draining)
         return app
+
+    async def serve(self, request: web.Request, handle: Handler) -> web.StreamResponse:
+        """Answer one request. Those for the engine need no router: aiohttp's, and its middlewares, would cost more time
+        than all that limits them. `handle` is the application's way for everything else.
+        """
+        path = request.raw_path
+        handler = self.api.handlers.get(path) if request.method == "POST" else None
+        if handler is None or "Expect" in request.headers:  # the application says 100 Continue
+            return await handle(request)
+        return await self.observer.observe(request, handler, path)
 
     def requests(self) -> list[dict[str, Any]]:
         """The requests being served, oldest first, as the admin listener shows them."""

@@ -19,11 +19,12 @@ import asyncio
 import ipaddress
 import socket
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Literal, cast
 
 from aiohttp import web
 from aiohttp.http_exceptions import BadStatusLine, HttpProcessingError, LineTooLong
+from aiohttp.typedefs import Handler
 from aiohttp.web_protocol import RequestHandler
 
 from gateway.config import GatewaySettings
@@ -296,17 +297,26 @@ class ClientConnection(RequestHandler):
             self._wire.abort()
 
 
+Serve = Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]
+
+
 class ClientRunner(web.AppRunner):
-    """aiohttp's, for a listener whose connections are watched."""
+    """aiohttp's, for a listener whose connections are watched.
 
-    __slots__ = ("_connections",)
+    `serve` is called with each request and with the application's own way of handling it.
+    """
 
-    def __init__(self, app: web.Application, connections: Connections, **how: Any) -> None:
+    __slots__ = ("_connections", "_serve")
+
+    def __init__(self, app: web.Application, connections: Connections, serve: Serve, **how: Any) -> None:
         super().__init__(app, **how)
         self._connections = connections
+        self._serve = serve
 
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
+        handle = cast("Handler", made.request_handler)
+        made.request_handler = lambda request: self._serve(cast("web.Request", request), handle)
         return _Server(self._connections, made)
 
 

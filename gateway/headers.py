@@ -5,7 +5,8 @@ carry everything but the fields that belong to one connection, that the gateway 
 is in front: an engine that was taken over must not get at browsers and nginx.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 from multidict import CIMultiDict
 
@@ -78,16 +79,10 @@ def request_head(
     A value with a control character cannot come through aiohttp's parser, and is dropped here all the same.
     """
     lines = [
-        f"{method} {target} HTTP/1.1",
-        f"Host: {authority}",
-        "User-Agent: gatehouse",
+        _same_for_all(method, target, authority, api_key),
         f"X-Request-Id: {request_id}",
         f"Content-Length: {length}",
-        "Content-Type: application/json",
-        "Accept-Encoding: identity",
     ]
-    if api_key is not None:
-        lines.append(f"Authorization: Bearer {api_key}")
     passing = TO_ENGINE
     if trace is not None:
         lines.append(f"traceparent: {trace.header()}")
@@ -97,15 +92,31 @@ def request_head(
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1", "ignore")
 
 
-def answer_headers(fields: Iterable[tuple[str, str]]) -> CIMultiDict[str]:
+@lru_cache(maxsize=256)
+def _same_for_all(method: str, target: str, authority: str, api_key: str | None) -> str:
+    lines = [
+        f"{method} {target} HTTP/1.1",
+        f"Host: {authority}",
+        "User-Agent: gatehouse",
+        "Content-Type: application/json",
+        "Accept-Encoding: identity",
+    ]
+    if api_key is not None:
+        lines.append(f"Authorization: Bearer {api_key}")
+    return "\r\n".join(lines)
+
+
+def answer_headers(fields: Sequence[tuple[str, str]]) -> CIMultiDict[str]:
     """Return the engine's fields that the client gets: in their order, duplicates kept."""
-    fields = list(fields)
-    named = {
-        token.strip().lower() for name, value in fields if name.lower() == "connection" for token in value.split(",")
-    }
-    dropped = NOT_FROM_ENGINE | named
-    return CIMultiDict(
-        (name, value)
-        for name, value in fields
-        if name.lower() not in dropped and not name.lower().startswith(NOT_FROM_ENGINE_PREFIXES)
-    )
+    kept = CIMultiDict([field for field in fields if _from_engine(field[0])])
+    for name, value in fields:
+        if name.lower() == "connection":
+            for token in value.split(","):
+                kept.popall(token.strip(), None)
+    return kept
+
+
+@lru_cache(maxsize=256)
+def _from_engine(name: str) -> bool:
+    name = name.lower()
+    return name not in NOT_FROM_ENGINE and not name.startswith(NOT_FROM_ENGINE_PREFIXES)

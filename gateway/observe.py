@@ -7,7 +7,6 @@ called once with the whole Exchange: settle, metrics and log line are made of it
 import asyncio
 import logging
 import re
-import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
@@ -29,6 +28,7 @@ from gateway.errors import (
     Unavailable,
     error_body,
 )
+from gateway.ids import new_id
 from gateway.peers import Network, client_address
 from gateway.trace_context import TraceContext
 
@@ -99,9 +99,12 @@ class Observer:
                 stopped += 1
         return stopped
 
-    async def observe(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Run the handler; return its answer, or the error's."""
-        exchange = begin(request, self._trusted_proxies)
+    async def observe(self, request: web.Request, handler: Handler, route: str | None = None) -> web.StreamResponse:
+        """Run the handler; return its answer, or the error's. `route`: its path, where no router was asked."""
+        if route is None:
+            route = _template(request)
+            handler = _no_route if _is_strange(request) else handler
+        exchange = begin(request, route, self._trusted_proxies)
         if self._place is not None:
             exchange.trace = self._place(request.headers.getall("traceparent", []))
         request[EXCHANGE] = exchange
@@ -111,7 +114,7 @@ class Observer:
         assert task is not None  # noqa: S101 - a coroutine that runs has one
         self._enter(task, request)
         try:
-            response = await (_no_route if _is_strange(request) else handler)(request)
+            response = await handler(request)
             if not exchange.carried_on:
                 exchange.status = response.status
                 exchange.end(Outcome.COMPLETE if response.status < 400 else Outcome.REJECTED)
@@ -198,15 +201,20 @@ async def _no_route(_request: web.Request) -> web.StreamResponse:
     raise NotFound("There is no such route.", code="route_not_found")
 
 
-def begin(request: web.Request, trusted_proxies: tuple[Network, ...] = ()) -> Exchange:
-    """Make the record of a request that has just arrived."""
-    asked = request.headers.get("X-Request-Id", "")
-    request_id = asked if _SANE_REQUEST_ID.fullmatch(asked) else secrets.token_hex(16)
+def _template(request: web.Request) -> str:
+    """The route that aiohttp's router has found."""
     resource = request.match_info.route.resource
+    return resource.canonical if resource is not None else "unmatched"
+
+
+def begin(request: web.Request, route: str, trusted_proxies: tuple[Network, ...] = ()) -> Exchange:
+    """Make the record of a request that has just arrived."""
+    asked = request.headers.get("X-Request-Id")
+    request_id = asked if asked and _SANE_REQUEST_ID.fullmatch(asked) else new_id()
     exchange = Exchange(
         request_id=request_id,
         method=request.method,
-        route=resource.canonical if resource is not None else "unmatched",
+        route=route,
         api=api_of(request.path),
         client_ip=client_address(request.remote, request.headers.getall("X-Forwarded-For", ()), trusted_proxies)
         if trusted_proxies or not request.remote

@@ -33,7 +33,7 @@ from gateway.errors import EngineError, EngineTimeout, GatewayError, Unavailable
 from gateway.headers import answer_headers, request_head
 from gateway.routes import Route
 from gateway.shape import Shaped
-from gateway.upstream import Connection, Head, UpstreamClosed, UpstreamTimeout
+from gateway.upstream import Connection, UpstreamClosed, UpstreamTimeout
 from gateway.usage import PlainMeter, StreamMeter
 
 log = logging.getLogger("gatehouse.relay")
@@ -202,11 +202,12 @@ class _Passage:
             raise (_StaleConnection if connection.idle_since else _EngineLost)(str(error)) from error
         except UpstreamTimeout as error:
             raise EngineTimeout("The engine did not answer in time; its work was aborted.") from error
-        if answer.status == 200 and _is_event_stream(answer):
-            return await self._stream(connection, answer)
-        return await self._whole(connection, answer)
+        fields = answer_headers(answer.headers)
+        if answer.status == 200 and fields.get("Content-Type", "").lower().startswith("text/event-stream"):
+            return await self._stream(connection, fields)
+        return await self._whole(connection, answer.status, fields)
 
-    async def _whole(self, connection: Connection, answer: Head) -> web.StreamResponse:
+    async def _whole(self, connection: Connection, status: int, fields: CIMultiDict[str]) -> web.StreamResponse:
         """An answer in one piece: read whole before a byte is passed on."""
         exchange, route = self.exchange, self.route
         parts = []
@@ -218,26 +219,24 @@ class _Passage:
         except UpstreamTimeout as error:
             raise EngineTimeout("The engine did not finish in time; its work was aborted.") from error
         body = b"".join(parts)
-        if answer.status >= 500 and (answer.status == 503 or any(sign in body for sign in DYING)):
-            raise _EngineLost(f"it answered {answer.status}")
-        if answer.status in {401, 403}:  # it refused the gateway, not the caller
+        if status >= 500 and (status == 503 or any(sign in body for sign in DYING)):
+            raise _EngineLost(f"it answered {status}")
+        if status in {401, 403}:  # it refused the gateway, not the caller
             raise EngineError("The engine does not accept the gateway's key.", code="engine_key_refused")
         exchange.first_token_at = time.monotonic()
-        fields = answer_headers(answer.headers)
-        if answer.status >= 400:
-            exchange.end(Outcome.REJECTED if answer.status < 500 else Outcome.ENGINE_FAILED, f"engine_{answer.status}")
-            body = _engine_error(answer.status, body, route.api, exchange.request_id)
+        if status >= 400:
+            exchange.end(Outcome.REJECTED if status < 500 else Outcome.ENGINE_FAILED, f"engine_{status}")
+            body = _engine_error(status, body, route.api, exchange.request_id)
         else:
             exchange.usage = answer_usage(route.api, body) or Usage()
             if route.api is Api.RESPONSES:
                 exchange.response_id = responses.response_id(body)
         exchange.bytes_out += len(body)
-        return Answer(answer.status, fields, body)
+        return Answer(status, fields, body)
 
-    async def _stream(self, connection: Connection, answer: Head) -> web.StreamResponse:
+    async def _stream(self, connection: Connection, fields: CIMultiDict[str]) -> web.StreamResponse:
         exchange, delivery = self.exchange, self.delivery
         meter = _meter(self.route, self.shaped)
-        fields = answer_headers(answer.headers)
         stream = _Stream(connection, meter, delivery, exchange, fields, self.settings.next_token_seconds)
         try:
             while stream.runs:
@@ -353,13 +352,6 @@ def _outcome_of(error: GatewayError) -> Outcome:
 
 def _failed(message: str) -> EngineError:
     return EngineError(message, code="engine_failed")
-
-
-def _is_event_stream(answer: Head) -> bool:
-    return any(
-        name.lower() == "content-type" and value.lower().startswith("text/event-stream")
-        for name, value in answer.headers
-    )
 
 
 def _meter(route: Route, shaped: Shaped) -> StreamMeter:

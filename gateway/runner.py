@@ -10,7 +10,7 @@ from functools import partial
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from gateway.connections import ClientRunner, Connections
+from gateway.connections import ClientRunner, Connections, Serve
 
 # what aiohttp waits for handlers after the drain; measured: it may take twice as long
 SHUTDOWN_SECONDS = 0.5
@@ -33,13 +33,15 @@ log.addFilter(_without_traceback)
 
 
 @contextlib.asynccontextmanager
-async def running(app: web.Application, connections: Connections | None = None) -> AsyncIterator[web.AppRunner]:
+async def running(
+    app: web.Application, connections: Connections | None = None, serve: Serve | None = None
+) -> AsyncIterator[web.AppRunner]:
     """An application that is set up; at the end its listeners are closed, and what still runs is cancelled.
 
-    `connections` watch those of the public listener.
+    `connections` watch those of the public listener, and `serve` stands before its application.
     """
     # A misspelt keyword here makes aiohttp drop them all with a mere warning; tests/integration proves each effect.
-    runner_of = web.AppRunner if connections is None else partial(ClientRunner, connections=connections)
+    runner_of = partial(ClientRunner, connections=connections, serve=serve) if connections and serve else web.AppRunner
     runner = runner_of(
         app,
         handler_cancellation=True,  # a client that leaves ends its handler, and with it the engine's work

@@ -78,7 +78,10 @@ def measure(peers: dict[str, Any], measures: list[str], *, passes: int, seconds:
             for name in measures:
                 for peer in started if number % 2 == 0 else reversed(started):
                     figures = MEASURES[name](bench, peer)
-                    print(f"{name:13} {peer.name:30} " + "  ".join(f"{k} {_show(v)}" for k, v in figures.items()), file=sys.stderr)
+                    print(
+                        f"{name:13} {peer.name:30} " + "  ".join(f"{k} {_show(v)}" for k, v in figures.items()),
+                        file=sys.stderr,
+                    )
                     for figure, value in figures.items():
                         found.setdefault(name, {}).setdefault(peer.name, {}).setdefault(figure, []).append(value)
     return found

@@ -20,7 +20,10 @@ def write(folder: Path) -> None:
         "long": {"messages": [{"role": "user", "content": "The quick brown fox jumps. " * 3800}]},
         "chinese": {
             "messages": [
-                {"role": ("user", "assistant")[number % 2], "content": f"第{number}条：" + "我们讨论一下这个问题的几种解决办法。" * 8}
+                {
+                    "role": ("user", "assistant")[number % 2],
+                    "content": f"第{number}条：" + "我们讨论一下这个问题的几种解决办法。" * 8,
+                }
                 for number in range(250)
             ]
         },

@@ -1,6 +1,6 @@
 """The least that Python can do: bytes from one connection to another, nothing looked at. The floor of what is measured.
 
-    python -m bench.gateway.floor PORT ENGINE_PORT
+python -m bench.gateway.floor PORT ENGINE_PORT
 """
 
 import asyncio

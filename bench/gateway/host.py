@@ -73,11 +73,14 @@ def tree(pid: int) -> list[int]:
 
 def cpu(pids: list[int]) -> float:
     """Microseconds of CPU that the threads of these processes have taken so far."""
-    return sum(
-        int(file.read_text("ascii").split()[0])
-        for pid in pids
-        for file in Path(f"/proc/{pid}/task").glob("*/schedstat")
-    ) / 1000
+    return (
+        sum(
+            int(file.read_text("ascii").split()[0])
+            for pid in pids
+            for file in Path(f"/proc/{pid}/task").glob("*/schedstat")
+        )
+        / 1000
+    )
 
 
 def memory(pids: list[int]) -> float:

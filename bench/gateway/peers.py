@@ -138,7 +138,9 @@ def gatehouse(
             file, state = folder / "gatehouse.yaml", folder / "state"
             file.write_text(yaml.safe_dump(settings), "utf-8")
             state.mkdir(mode=0o700)
-            module = ["bench.gateway.without", ",".join(without)] if set(without) - {"redis", "limits"} else ["gatehouse"]
+            module = (
+                ["bench.gateway.without", ",".join(without)] if set(without) - {"redis", "limits"} else ["gatehouse"]
+            )
             argv = [sys.executable, "-m", *module, "gateway", "--config", str(file), "--state-dir", str(state)]
             begun = time.monotonic()
             other = {"cwd": checkout, "env": os.environ | {"PYTHONPATH": str(checkout)}} if checkout else {}

@@ -1,6 +1,6 @@
 """The gateway with layers taken out, to see what each costs. No way to run it: nothing of this is in the product.
 
-    python -m bench.gateway.without record,metrics gateway --config …
+python -m bench.gateway.without record,metrics gateway --config …
 """
 
 import sys

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import time
-import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import msgspec
 from gateway.config import Config
 from gateway.context import Exchange
 from gateway.estimate import Corrections
+from gateway.ids import new_id
 from gateway.limits.fallback import FallbackLimiter, LimiterUnavailable
 from gateway.limits.limiter import Kind, Limiter, Verdict
 from gateway.limits.memory import MemoryLimiter
@@ -103,7 +103,7 @@ class Limits:
             raise RuntimeError("limits: reserve() before the caller is authenticated")
         corrected = self._corrections.of(model).apply(prompt_tokens) if prompt_tokens else 0
         exchange.prompt_estimate = min(corrected, self._max_prompt)
-        reservation_id = uuid.uuid4().hex  # not the request id, which a client may choose and repeat
+        reservation_id = new_id()  # not the request id, which a client may choose and repeat
         plan = self.plans.plan(principal)
         rules = self.plans.rules(principal, model)
         try:

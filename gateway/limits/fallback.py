@@ -16,7 +16,6 @@ The mode is `redis` while Redis counts, else what `on_failure` says.
 import asyncio
 import logging
 import random
-import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
@@ -24,6 +23,7 @@ from typing import Literal
 
 import msgspec
 
+from gateway.ids import new_id
 from gateway.limits.calendar import Calendar
 from gateway.limits.limiter import Allowance, Limiter, Rule, Verdict
 from gateway.limits.memory import MemoryLimiter, wall
@@ -58,7 +58,7 @@ class _Debt(msgspec.Struct):
     day_end: int
     month_end: int
     tokens: int = 0
-    entry_id: str = msgspec.field(default_factory=lambda: uuid.uuid4().hex)
+    entry_id: str = msgspec.field(default_factory=new_id)
 
 
 class FallbackLimiter:
