@@ -23,7 +23,7 @@ from gateway.chat.pages import find_static_dir, setup_static
 from gateway.chat.settings import public
 from gateway.chat.setup import WATCHING, setup_chat
 from gateway.config import Config
-from gateway.connections import Connections
+from gateway.connections import ClientRunner, Connections
 from gateway.context import EXCHANGE, Exchange
 from gateway.engine import Engine
 from gateway.health import setup_health
@@ -111,7 +111,11 @@ class Gateway:
         setup_health(app, self.engine, lambda: self.api.draining)
         return app
 
-    async def serve(self, request: web.Request, handle: Handler) -> web.StreamResponse:
+    def runner(self, app: web.Application, **how: Any) -> web.AppRunner:
+        """What runs the public application."""
+        return ClientRunner(app, self.connections, self._serve, **how)
+
+    async def _serve(self, request: web.Request, handle: Handler) -> web.StreamResponse:
         """Answer one request. Those for the engine need no router: aiohttp's, and its middlewares, would cost more time
         than all that limits them. `handle` is the application's way for everything else.
         """

@@ -4,13 +4,10 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import AsyncIterator, Iterable
-from functools import partial
+from collections.abc import AsyncIterator, Callable, Iterable
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
-
-from gateway.connections import ClientRunner, Connections, Serve
 
 # what aiohttp waits for handlers after the drain; measured: it may take twice as long
 SHUTDOWN_SECONDS = 0.5
@@ -34,14 +31,13 @@ log.addFilter(_without_traceback)
 
 @contextlib.asynccontextmanager
 async def running(
-    app: web.Application, connections: Connections | None = None, serve: Serve | None = None
+    app: web.Application, runner_of: Callable[..., web.AppRunner] = web.AppRunner
 ) -> AsyncIterator[web.AppRunner]:
     """An application that is set up; at the end its listeners are closed, and what still runs is cancelled.
 
-    `connections` watch those of the public listener, and `serve` stands before its application.
+    `runner_of`: the public listener's watches its connections.
     """
     # A misspelt keyword here makes aiohttp drop them all with a mere warning; tests/integration proves each effect.
-    runner_of = partial(ClientRunner, connections=connections, serve=serve) if connections and serve else web.AppRunner
     runner = runner_of(
         app,
         handler_cancellation=True,  # a client that leaves ends its handler, and with it the engine's work

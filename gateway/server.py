@@ -47,7 +47,7 @@ async def serve(
     async with contextlib.AsyncExitStack() as stack:
         listeners = stack.enter_context(contextlib.closing(Listeners(settings)))
         listeners.open()
-        public = await stack.enter_async_context(running(gateway.app, gateway.connections, gateway.serve))
+        public = await stack.enter_async_context(running(gateway.app, gateway.runner))
         await accept(public, listeners.sockets, settings.backlog)
         admin = await stack.enter_async_context(running(gateway.admin_app))
         admin_port = await listen(admin, settings.admin_host, settings.admin_port)
@@ -74,7 +74,7 @@ async def work(
     A worker that retires has a successor on its sockets: it accepts nobody, answers one more request on each connection
     that is left, and ends when none is, or none has been used for gateway.drain_seconds. Streams may take their time.
     """
-    async with running(gateway.app, gateway.connections, gateway.serve) as public:
+    async with running(gateway.app, gateway.runner) as public:
         sites = await accept(public, sockets, settings.backlog)
         _settle_in()
         on_serving()
