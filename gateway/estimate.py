@@ -49,7 +49,7 @@ def _sample(text: bytes) -> list[bytes]:
 
 
 def _is_base64(part: bytes) -> bool:
-    return not part.replace(_ESCAPED_SLASH, b"").strip(b"\\").translate(None, _BASE64)
+    return b" " not in part and not part.replace(_ESCAPED_SLASH, b"").strip(b"\\").translate(None, _BASE64)
 
 
 def _weigh(text: bytes) -> float:

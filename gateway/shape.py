@@ -6,6 +6,7 @@ escapes and spacing reach the engine as they were, and a name that stands twice 
 
 import re
 from dataclasses import dataclass
+from itertools import accumulate
 
 import msgspec
 
@@ -51,7 +52,9 @@ _OUTPUT_LIMITS = {
 ESTIMATE_MARGIN, TEMPLATE_TOKENS = 1.35, 256
 COMPLETIONS_DEFAULT_MAX_TOKENS = 16  # vLLM's, like OpenAI's
 
-_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+_STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")  # one level down is 1, one up -1 as a signed byte
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[{]}"))
 
 _top_level = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
@@ -166,15 +169,9 @@ def _parse(body: bytes, max_depth: int) -> Fields:
 
 
 def _check_depth(body: bytes, max_depth: int) -> None:
-    depth = 0
-    for match in _TOKEN.finditer(body):
-        token = match[0]
-        if token in b"[{":
-            depth += 1
-            if depth > max_depth:
-                raise _too_deep(max_depth)
-        elif token in b"]}":
-            depth -= 1
+    steps = _STRING.sub(b"", body).translate(_STEPS, _NO_BRACKETS)
+    if max(accumulate(memoryview(steps).cast("b"))) > max_depth:
+        raise _too_deep(max_depth)
 
 
 def _too_deep(max_depth: int) -> BadRequest:
