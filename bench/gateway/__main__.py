@@ -2,9 +2,9 @@
 
     python -m bench.gateway [--peers direct,nginx,gatehouse,vllm-router] [--measures request,chunk,…] [--passes 2]
 
-Everything is built and started here: a mock engine and a load generator in C, a Redis, the gateway as in production. Each
-measure is taken of all peers in turn, `--passes` times; the table shows the median. What is measured runs on one core,
-the rest on the others. On a machine that does other work trust the CPU columns, and nginx beside them.
+Everything is built and started here: a mock engine and a load generator in C, a Redis, the gateway as in production.
+Each measure is taken of all peers in turn, `--passes` times; the table shows the median. What is measured runs on one
+core, the rest on the others. On a machine that does other work trust the CPU columns, and nginx beside them.
 """
 
 import argparse

@@ -90,7 +90,7 @@ def memory(pids: list[int]) -> float:
 
 def descriptors(pids: list[int]) -> int:
     """Their open file descriptors."""
-    return sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in pids)
+    return sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in pids)
 
 
 def get(url: str) -> bytes:

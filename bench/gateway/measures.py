@@ -104,7 +104,7 @@ def latency(bench: Bench, peer: Running) -> Figures:
 
 
 def first_chunk(bench: Bench, peer: Running) -> Figures:
-    """256 streams, begun evenly over a second, whose first chunk the engine sends after 100 ms, the others each 20 ms."""
+    """256 streams, begun evenly over a second: first chunk from the engine after 100 ms, the others each 20 ms."""
     bench.control(chunks=75, first=100_000)
     report = bench.load(peer, "stream", "stream", c=256, n=256, t=10, e=75, s=4000)
     _expect(peer, report["lost"] + report["cut_short"] == 0, report)
@@ -160,7 +160,7 @@ def _ms(report: dict[str, Any], series: str, point: str = "p50") -> float:
     return float(report[series][point]) / 1000
 
 
-def _expect(peer: Running, good: bool, report: dict[str, Any]) -> None:  # noqa: FBT001
+def _expect(peer: Running, good: bool, report: dict[str, Any]) -> None:
     if not good:
         raise RuntimeError(f"{peer.name}: {report}")
 

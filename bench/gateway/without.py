@@ -7,9 +7,7 @@ import sys
 from typing import Any
 
 from gatehouse.cli import main
-from gateway.app import Gateway
 from gateway.auth.authenticate import Authenticator
-from gateway.auth.claims import Identity
 from gateway.context import Principal, Via
 from gateway.dialects.openai import OpenAIMeter
 from gateway.logs import RequestLog
@@ -18,35 +16,29 @@ from gateway.metrics import Metrics
 SOMEBODY = Principal("somebody", None, frozenset({"api"}), "service", (), None, Via.BEARER)
 
 
-def without_record() -> None:
-    RequestLog.write = lambda self, exchange, timing=None: None  # type: ignore[method-assign]
+def nothing(*_: Any) -> None:
+    """In place of a layer."""
 
 
-def without_metrics() -> None:
-    Metrics.observe = lambda self, exchange, timing=None: None  # type: ignore[method-assign]
+async def somebody(*_: Any) -> Principal:
+    return SOMEBODY
 
 
-def without_tokens() -> None:
-    async def authenticate(_self: Authenticator, _request: Any) -> Principal:
-        return SOMEBODY
-
-    Authenticator.authenticate = authenticate  # type: ignore[method-assign]
-
-
-def without_usage() -> None:
-    def pass_on(meter: OpenAIMeter, events: bytes) -> bytes:
-        meter.started = True
-        meter.finished = meter.finished or b"[DONE]" in events
-        return events
-
-    OpenAIMeter._events = pass_on  # type: ignore[method-assign]
+def unread(meter: OpenAIMeter, events: bytes) -> bytes:
+    meter.started = True
+    meter.finished = meter.finished or b"[DONE]" in events
+    return events
 
 
-LAYERS = {"record": without_record, "metrics": without_metrics, "tokens": without_tokens, "usage": without_usage}
+LAYERS = {
+    "record": (RequestLog, "write", nothing),
+    "metrics": (Metrics, "observe", nothing),
+    "tokens": (Authenticator, "authenticate", somebody),
+    "usage": (OpenAIMeter, "_events", unread),
+}
 
 if __name__ == "__main__":
-    assert Gateway and Identity
-    for layer in filter(None, sys.argv.pop(1).split(",")):
+    for layer in sys.argv.pop(1).split(","):
         if layer in LAYERS:
-            LAYERS[layer]()
+            setattr(*LAYERS[layer])
     main()

@@ -240,6 +240,89 @@ async def test_a_deadline_that_has_passed_is_noticed_without_waiting() -> None:
         await conn.head()
 
 
+async def test_a_pump_gives_bytes_on_the_moment_they_arrive() -> None:
+    """The sink runs before data_received returns: no task has to be woken first."""
+    conn, _, _ = connection()
+    got: list[bytes] = []
+    pump = asyncio.create_task(conn.pump(lambda data: got.append(data) or True))  # type: ignore[func-returns-value]
+    conn.data_received(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
+    await asyncio.sleep(0)
+    assert got == [b"abc"]  # it had come before anybody pumped
+    conn.data_received(b"2\r\nde\r\n1\r\nf\r\n")
+    assert got == [b"abc", b"def"]
+    assert not pump.done()
+    conn.data_received(b"0\r\n\r\n")
+    await pump
+    assert conn.drained
+
+
+async def test_a_pump_stops_when_the_sink_refuses_and_loses_nothing() -> None:
+    """What comes before the next pump waits, and beyond the high-water mark the engine is not read."""
+    conn, wire, _ = connection()
+    got: list[bytes] = []
+
+    def take_one(data: bytes) -> bool:
+        got.append(data)
+        return False
+
+    pump = asyncio.create_task(conn.pump(take_one))
+    conn.data_received(f"HTTP/1.1 200 OK\r\nContent-Length: {5 + HIGH_WATER}\r\n\r\n".encode())
+    await asyncio.sleep(0)
+    conn.data_received(b"ab")
+    conn.data_received(b"cd")
+    await pump
+    assert got == [b"ab"]
+    conn.data_received(b"e" + b"x" * HIGH_WATER)
+    assert wire.paused
+    await conn.pump(take_one)
+    assert got == [b"ab", b"cde" + b"x" * HIGH_WATER]
+    assert not wire.paused
+
+
+async def test_an_error_of_the_sink_reaches_who_pumps() -> None:
+    """It is raised there, and the connection is not used again."""
+    conn, wire, idle = connection()
+
+    def refuse(_data: bytes) -> bool:
+        raise LookupError("no")
+
+    pump = asyncio.create_task(conn.pump(refuse))
+    await asyncio.sleep(0)
+    conn.data_received(http_answer(b"abc"))
+    with pytest.raises(LookupError):
+        await pump
+    conn.release()
+    assert wire.closing
+    assert not idle
+
+
+@given(pieces, st.lists(st.integers(min_value=0), max_size=20), st.lists(st.booleans(), max_size=20))
+def test_a_pump_delivers_what_a_reader_would(pieces: list[bytes], cuts: list[int], refusals: list[bool]) -> None:
+    """Any split, a sink that refuses at any time: the same bytes in the same order."""
+    answers = iter(refusals)
+    got: list[bytes] = []
+
+    def sink(data: bytes) -> bool:
+        got.append(data)
+        return next(answers, True)
+
+    async def run() -> None:
+        conn, _, _ = connection()
+
+        async def pump() -> None:
+            while not conn.drained:
+                await conn.pump(sink)
+
+        task = asyncio.create_task(pump())
+        for part in cut(chunked(pieces), cuts):
+            conn.data_received(part)
+            await asyncio.sleep(0)
+        await asyncio.wait_for(task, 10)
+
+    asyncio.run(run())
+    assert b"".join(got) == b"".join(pieces)
+
+
 async def test_a_deadline_that_was_moved_on_does_not_fire() -> None:
     """The timer looks again when it is early."""
     conn, _, _ = connection()
