@@ -220,15 +220,19 @@ class _Sink:
         self._run = run
         self.response: web.StreamResponse | None = None
 
-    async def write(self, data: bytes, _fields: CIMultiDict[str]) -> None:
+    def offer(self, data: bytes, _fields: CIMultiDict[str]) -> bool:
         if self.response is None and not data.startswith(b":"):  # a comment is nothing of the answer
             self.response = web.StreamResponse()
             self._run.exchange.status = self.response.status
         self._run.exchange.bytes_out += len(data)
         self._run.take(self._run.answer.feed(data))
+        return True
+
+    async def write(self, data: bytes, fields: CIMultiDict[str]) -> None:
+        self.offer(data, fields)
 
     async def finish(self, data: bytes, fields: CIMultiDict[str]) -> None:
-        await self.write(data, fields)
+        self.offer(data, fields)
 
     async def fail(self, error: GatewayError, _sequence_number: int) -> None:
         self._run.fail(error)
