@@ -16,11 +16,13 @@ from gateway.auth.passwords import Passwords
 from gateway.auth.revocations import RevocationList
 from gateway.auth.routes import AuthRoutes
 from gateway.auth.sessions import Sessions
+from gateway.auth.shared_throttle import SharedThrottle
 from gateway.auth.sso_routes import SsoRoutes
 from gateway.auth.throttle import Throttle
 from gateway.auth.tokens import TokenVerifier
 from gateway.auth.users import Users
 from gateway.config import Config
+from gateway.redis import Address, Link
 from gateway.store import Store, StoreError, setup_store
 
 AUTHENTICATOR: web.AppKey[Authenticator] = web.AppKey("authenticator", Authenticator)
@@ -43,17 +45,22 @@ def setup_auth(app: web.Application, config: Config) -> Authenticator:
     sessions = Sessions(store, config.auth, config.plans, revocations)
     authenticator = Authenticator(config.auth, verifier, sessions, revocations)
     passwords = Passwords()
-    users = Users(store, config.auth, passwords, Throttle())
+    shared = _shared_throttle(config)
+    users = Users(store, config.auth, passwords, shared or Throttle())
 
     async def lifetime(_: web.Application) -> AsyncIterator[None]:
         watch = _Watch(store, revocations, sessions, config.auth.session_idle_hours * 3600)
         await watch.revoked()  # before the first request: a revoked token is never let through
         task = asyncio.create_task(watch.run())
+        if shared is not None:
+            await shared.start()
         async with issuers.kept_current(changed=verifier.forget):
             yield
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
+        if shared is not None:
+            await shared.close()
         passwords.close()
 
     app[AUTHENTICATOR] = authenticator
@@ -63,6 +70,14 @@ def setup_auth(app: web.Application, config: Config) -> Authenticator:
     providers = issuers.sso_providers(config.auth, config.plans, keys.signing)
     SsoRoutes(config.auth, providers, authenticator, users).add_to(app)
     return authenticator
+
+
+def _shared_throttle(config: Config) -> SharedThrottle | None:
+    redis = config.redis
+    if redis.url is None:
+        return None
+    address = Address(redis.url.get_secret_value())
+    return SharedThrottle(lambda on_lost: Link(address, redis.timeout_seconds, on_lost), redis.namespace)
 
 
 class _Watch:

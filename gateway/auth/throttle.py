@@ -9,6 +9,8 @@ signed in before answers to its own track only: the colleague at the usual desk 
     address       50   30 s      (an office behind one address)
     account       50    5 s      (guesses spread over many addresses)
 
+Where there is a Redis, all workers count together in it (gateway/auth/shared_throttle.py); the rules are these.
+
 Failures are charged before the password is looked at, so that guesses sent at once count too.
 """
 
@@ -17,6 +19,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 MAX_TRACKS = 20_000  # of each kind; the longest unused goes first
 FORGET_SECONDS = 3600
@@ -83,8 +86,20 @@ class _Tracks:
         return len(self._tracks)
 
 
+class BackOff(Protocol):
+    """Decides when the next guess may be made."""
+
+    async def attempt(self, account: str, address: str) -> float:
+        """0: go on, and the attempt is counted as a failure until `succeeded` says otherwise. Else: seconds to wait."""
+        ...
+
+    async def succeeded(self, account: str, address: str) -> None:
+        """The attempt was the real user: the pair starts afresh, the others get this one back."""
+        ...
+
+
 class Throttle:
-    """Decides when the next guess may be made. In this process; times by `clock`, in seconds."""
+    """BackOff of this process alone; times by `clock`, in seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -93,8 +108,8 @@ class Throttle:
         self._accounts = _Tracks(ACCOUNT)
         self._known: OrderedDict[str, float] = OrderedDict()  # pair → its last success
 
-    def attempt(self, account: str, address: str) -> float:
-        """0: go on, and the attempt is counted as a failure until `succeeded` says otherwise. Else: seconds to wait."""
+    async def attempt(self, account: str, address: str) -> float:
+        """See BackOff.attempt."""
         now = self._clock()
         network = network_of(address)
         pair = f"{network} {account}"
@@ -108,8 +123,8 @@ class Throttle:
         self._accounts.charge(account, now)
         return 0.0
 
-    def succeeded(self, account: str, address: str) -> None:
-        """The attempt was the real user: the pair starts afresh, the others get this one back."""
+    async def succeeded(self, account: str, address: str) -> None:
+        """See BackOff.succeeded."""
         now = self._clock()
         network = network_of(address)
         pair = f"{network} {account}"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from gateway.auth.passwords import Passwords
-from gateway.auth.throttle import Throttle
+from gateway.auth.throttle import BackOff
 from gateway.config import AuthSettings
 from gateway.errors import Forbidden, TooManyRequests, Unauthorized, Unavailable
 from gateway.store import Revocation, RevocationKind, Store, StoreError, User
@@ -68,7 +68,7 @@ class Users:
         store: Store,
         auth: AuthSettings,
         passwords: Passwords,
-        throttle: Throttle,
+        throttle: BackOff,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
@@ -86,14 +86,14 @@ class Users:
             account = normal_name(name)
         except InvalidName:
             account = ""  # nobody's; guessed at like any other
-        self._admit(account, address)
+        await self._admit(account, address)
         with store_needed():
             user = await self._store.users.find(account)
         encoded = None if user is None or user.disabled_at is not None else user.password_hash
         proven = await self._passwords.verify(encoded, password)
         if user is None or encoded is None or not proven:
             raise Unauthorized("The name or the password is wrong.", code="invalid_credentials")
-        self._throttle.succeeded(account, address)
+        await self._throttle.succeeded(account, address)
         if self._passwords.outdated(encoded):
             encoded = await self._passwords.hash(password)
             with contextlib.suppress(StoreError):  # the next login will do
@@ -162,8 +162,8 @@ class Users:
         await self._store.revocations.add([revocation])
         return revocation
 
-    def _admit(self, account: str, address: str) -> None:
-        wait = self._throttle.attempt(account, address)
+    async def _admit(self, account: str, address: str) -> None:
+        wait = await self._throttle.attempt(account, address)
         if wait > 0:
             raise TooManyRequests(
                 "Too many attempts to sign in; wait a little.",

@@ -55,11 +55,11 @@ class WorkersGateway:
         """What its processes have printed."""
         return (self.folder / "output").read_text("utf-8", "replace")
 
-    def command(self, *words: str) -> subprocess.CompletedProcess[str]:
+    def command(self, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         """Run `gatehouse WORDS` on its state folder."""
         where = ["--config", str(self.config_file), "--state-dir", str(self.state_dir)]
         argv = [sys.executable, "-m", "gatehouse", *words, *where]
-        return subprocess.run(argv, capture_output=True, text=True, timeout=DEADLINE, check=False)
+        return subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=DEADLINE, check=False)
 
     def token(self, subject: str = "tester", **how: Any) -> tuple[str, str]:
         """A token that it accepts, and its id."""
@@ -81,7 +81,9 @@ class WorkersGateway:
         """A client of one worker's own socket."""
         if number not in self._to_worker:
             path = str(self.sockets / f"worker-{number}.sock")
-            self._to_worker[number] = aiohttp.ClientSession(connector=aiohttp.UnixConnector(path, limit=0))
+            self._to_worker[number] = aiohttp.ClientSession(
+                connector=aiohttp.UnixConnector(path, limit=0), cookie_jar=aiohttp.DummyCookieJar()
+            )
         return self._to_worker[number]
 
     async def close(self) -> None:
