@@ -34,15 +34,15 @@ from tests.support.redis_server import running_redis
 NAMESPACE = "hammer"
 # a minute's worth must be used up within seconds, else a run of seconds shows nothing
 SUBJECTS = [
-    Rule(f"subject:{number}", Allowance(Pace.of_requests(1800, 30), Pace.of_tokens(12_000), 4, 10**9))
+    Rule(f"subject:{number}", Allowance(Pace.of_requests(1800, 30), Pace.of_tokens(60_000), 4, 10**9))
     for number in range(4)
 ]
-TEAM = Rule("team:red", Allowance(Pace.of_requests(5000, 60), Pace.of_tokens(42_000), 10, 10**9))
+TEAM = Rule("team:red", Allowance(Pace.of_requests(5000, 60), Pace.of_tokens(200_000), 10, 10**9))
 RULES = {rule.key: rule for rule in (*SUBJECTS, TEAM)}
 # a next release that keeps one more field
 NEXT_SCRIPT = SCRIPT.replace(b"'month', a.month, 'm', a.m)", b"'month', a.month, 'm', a.m, 'news', 1)")
 assert NEXT_SCRIPT != SCRIPT
-LARGEST = 800  # tokens reserved; at most a tenth more is used
+LARGEST = 160  # tokens reserved; at most a tenth more is used
 
 
 def main() -> None:
@@ -71,14 +71,14 @@ def hammer(seconds: float, workers: int, clients: int, kill_every: float, lease:
         count = kills = 0
         deaths: dict[int, int] = {}
         end, kill_at = time.monotonic() + seconds, time.monotonic() + kill_every
-        while time.monotonic() < end:
+        while time.monotonic() < end or not _shows_something(Path(folder)):
             running = [each for each in running if each.poll() is None]
             while len(running) < workers:
                 argv = [sys.executable, "-m", "bench.limits.hammer", "--clients", str(clients)]
                 argv += ["--worker", server.url, f"{folder}/{count}", str(lease), str(count)]
                 running.append(subprocess.Popen(argv))
                 count += 1
-            time.sleep(0.05)
+            time.sleep(0.1)
             if time.monotonic() > kill_at:
                 kill_at = time.monotonic() + kill_every
                 victim = running.pop(random.randrange(len(running)))
@@ -97,6 +97,12 @@ def hammer(seconds: float, workers: int, clients: int, kill_every: float, lease:
         if left:
             report["violations"].append(f"leases left after {lease} s: {left}")
         return report
+
+
+def _shows_something(folder: Path) -> bool:
+    """Whether anybody was refused, and anybody came again as told; a busy machine takes its time."""
+    written = b"".join(path.read_bytes() for path in folder.iterdir())
+    return b'"refused"' in written and written.count(b'"honest"') >= 100
 
 
 async def worker(url: str, file: Path, clients: int, lease: float, script: bytes) -> None:
