@@ -211,7 +211,7 @@ async def read_json_body(request: web.Request, config: Config) -> bytes:
     limit = settings.max_body_bytes
     if request.headers.get("Content-Type") != "application/json" != request.content_type:
         raise UnsupportedMedia("The body must be JSON: send Content-Type: application/json.")
-    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+    if any(coding.lower() != "identity" for coding in request.headers.getall("Content-Encoding", ())):
         raise UnsupportedMedia("The body must not be compressed: send it without Content-Encoding.")
     if request.content.is_eof():  # it is here already: no deadline needed
         body = request.content.read_nowait(-1)
@@ -224,7 +224,9 @@ async def read_json_body(request: web.Request, config: Config) -> bytes:
         async with asyncio.timeout(settings.body_seconds):
             return await request.read()
     except TimeoutError:
-        raise RequestTimeout(f"The body did not arrive within {settings.body_seconds:g} s.") from None
+        raise RequestTimeout(
+            f"The body did not arrive within {settings.body_seconds:g} s.", headers={"Connection": "close"}
+        ) from None
     except web.HTTPRequestEntityTooLarge:
         raise TooLarge(f"The body is too large: at most {limit} bytes are allowed.") from None
 

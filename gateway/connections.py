@@ -8,6 +8,9 @@
 | sends what is not HTTP | at once, 400 |
 | takes less of its answer than SLOWEST_BYTES | after gateway.write_seconds, with a reset |
 
+A head that began in the packet in which an earlier request ended has the time of an idle connection, 75 s: aiohttp does
+not tell that there is one.
+
 When gateway.max_connections are open, one that serves no request makes room, so that connections that only wait cannot
 keep others out. What an answer may pile up for a client that reads nothing is bounded: in the kernel by UNSENT_BYTES,
 in the process by the transport's high-water mark and one piece of the answer.

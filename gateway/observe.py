@@ -36,8 +36,11 @@ log = logging.getLogger("gatehouse")
 
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
 # what no route of ours has: encoded, doubled or climbing paths are refused before anybody interprets them
-_STRANGE_PATH = re.compile(r"//|%|\\|;|\.\.|[^\x21-\x7e]")
+_STRANGE_PATH = re.compile(r"//|%|\\|;|#|\.\.|[^\x21-\x7e]")
+_HOST = re.compile(r"[A-Za-z0-9._~-]*(?::[0-9]*)?|\[[0-9A-Fa-f:.]+\](?::[0-9]*)?", re.ASCII)
+_VERSIONS = {(1, 1), (1, 0)}
 
+_CLOSE = {"Connection": "close"}
 CLIENT_CLOSED_REQUEST = 499  # nginx's status for a client that left before the answer
 
 
@@ -114,6 +117,7 @@ class Observer:
         assert task is not None  # noqa: S101 - a coroutine that runs has one
         self._enter(task, request)
         try:
+            check_framing(request)
             response = await handler(request)
             if not exchange.carried_on:
                 exchange.status = response.status
@@ -134,6 +138,8 @@ class Observer:
             if not exchange.carried_on:
                 exchange.ended = time.monotonic()
                 self._finish(exchange)
+        if "Upgrade" in request.headers:
+            response.force_close()  # aiohttp 3.14 never reads what comes behind an upgrade that it did not make
         if not response.prepared:
             response.headers.update(exchange.headers)
         return response
@@ -190,7 +196,25 @@ class Observer:
         exchange.bytes_out += len(body)
         headers = CIMultiDict(known.headers)
         headers["Content-Type"] = "application/json"
-        return web.Response(status=known.status, headers=headers, body=body)
+        response = web.Response(status=known.status, headers=headers, body=body)
+        if "Connection" in headers:
+            response.force_close()
+        return response
+
+
+def check_framing(request: web.Request) -> None:
+    """Refuse what aiohttp lets pass and somebody else might read differently. Raises BadRequest and closes.
+
+    A coding beside chunked; chunks in HTTP/1.0, which has none (RFC 9112, section 6.1); a version that is not spoken
+    here, or none; a Host that is no host.
+    """
+    coding = request.headers.get("Transfer-Encoding")
+    if coding is not None and (coding.strip(" \t").lower() != "chunked" or request.version != (1, 1)):
+        raise BadRequest("The only coding is `Transfer-Encoding: chunked`, in HTTP/1.1.", headers=_CLOSE)
+    if request.version not in _VERSIONS:
+        raise BadRequest("Only HTTP/1.1 and HTTP/1.0 are spoken here.", headers=_CLOSE)
+    if _HOST.fullmatch(request.headers.get("Host", "")) is None:
+        raise BadRequest("`Host` is not a host.", headers=_CLOSE)
 
 
 def _is_strange(request: web.Request) -> bool:

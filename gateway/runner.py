@@ -45,7 +45,7 @@ async def running(
         auto_decompress=False,
         keepalive_timeout=75,
         max_headers=64,
-        lingering_time=5,  # how long the rest of a refused body is read and thrown away
+        lingering_time=2,  # how long the rest of a refused body is read and thrown away
         shutdown_timeout=SHUTDOWN_SECONDS,
         logger=log,
         handle_signals=False,

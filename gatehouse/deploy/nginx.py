@@ -119,6 +119,7 @@ def _values(site: NginxSite) -> dict[str, str]:
         "CREDENTIAL_HEADERS": "\n".join(f"proxy_set_header {name} {value};" for name, value in credentials.items()),
         "DOMAIN": site.domain,
         "ERROR_PAGES": "\n".join(errors),
+        "HEAD_SECONDS": str(ceil(settings.head_seconds)),
         "LISTEN_HTTP_DEFAULT": _lines(f"listen {each} default_server;" for each in http),
         "LISTEN_HTTPS": _lines(f"listen {each};" for each in https),
         "LISTEN_HTTPS_DEFAULT": _lines(f"listen {each} default_server;" for each in https),

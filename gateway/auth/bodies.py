@@ -62,8 +62,18 @@ class Cookie:
         self._max_age = int(max_age)
 
     def read(self, request: web.Request) -> str | None:
-        """Its value, if the request has it."""
-        return request.cookies.get(self.name)
+        """Its value if the request has it; "", which is nobody's, if it has several that differ.
+
+        Parsers that trim more than blanks from a name, or take the last of two, let other hosts of the same site plant
+        a cookie that passes for this one: https://portswigger.net/research/cookie-chaos-how-to-bypass-host-and-secure-cookie-prefixes
+        """
+        found = {
+            value
+            for line in request.headers.getall("Cookie", ())
+            for name, equals, value in (pair.strip(" \t").partition("=") for pair in line.split(";"))
+            if equals and name == self.name
+        }
+        return None if not found else found.pop() if len(found) == 1 else ""
 
     def set(self, response: web.Response, value: str) -> None:
         """Give it to the browser."""

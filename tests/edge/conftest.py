@@ -1,0 +1,98 @@
+"""One gateway and one nginx for the whole corpus."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import ssl
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from gateway.auth.passwords import Passwords
+from gateway.auth.throttle import Throttle
+from gateway.auth.users import Users
+from gateway.config import AuthSettings
+from gateway.store import Store
+from tests.edge.corpus import case as cases
+from tests.support.engines import MODEL
+from tests.support.gateways import RunningGateway, gateway
+from tests.support.nginx import Nginx, nginx_before
+from tests.support.scripted import Script, ScriptedEngine, chunked, http_answer, scripted_engine
+from tests.support.wire import Wire
+
+PASSWORD = "correct horse battery staple"
+SETTINGS: dict[str, Any] = {
+    "head_seconds": 1,
+    "body_seconds": 1,
+    "max_body_bytes": 1_000_000,
+    "trusted_proxies": ["127.0.0.1"],
+    "media_domains": ["images.example.com"],
+    "model_aliases": ["alias"],
+}
+USAGE = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
+
+
+@dataclass
+class World:
+    """What cases run against."""
+
+    engine: ScriptedEngine
+    gate: RunningGateway
+    edge: Nginx
+    session: str
+    tls: ssl.SSLContext
+
+    async def connect(self, *, behind_nginx: bool) -> Wire:
+        """A connection to the gateway, or to nginx before it."""
+        if behind_nginx:
+            return await Wire.open(self.edge.port, self.tls)
+        return await Wire.open(int(self.gate.url.rpartition(":")[2]))
+
+    def origin(self, *, behind_nginx: bool) -> str:
+        """The page's origin, as a browser knows it."""
+        return self.edge.url if behind_nginx else "https://localhost"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+    """An engine that answers everything, a gateway, a user who is signed in, and nginx."""
+    async with contextlib.AsyncExitStack() as stack:
+        engine = await stack.enter_async_context(scripted_engine())
+        engine.answer = answer
+        state = tmp_path_factory.mktemp("state")
+        secret = state / "corpus.key"
+        secret.write_bytes(cases.SECRET)
+        secret.chmod(0o600)
+        await add_user(state)
+        gate = await stack.enter_async_context(
+            gateway(engine.url, state, gateway=SETTINGS, auth={"secret_file": secret})
+        )
+        edge = await stack.enter_async_context(nginx_before(gate.url, settings=gate.config.gateway))
+        login = {"username": "corpus", "password": PASSWORD}
+        async with gate.http.post(gate.url + "/auth/login", json=login) as signed_in:
+            session = signed_in.cookies["__Host-session"].value
+        yield World(engine, gate, edge, session, edge.tls)
+
+
+async def add_user(state: Path) -> None:
+    store = await Store.open(state / "gatehouse.db")
+    passwords = Passwords()
+    users = Users(store, AuthSettings(), passwords, Throttle())
+    await users.add("corpus", PASSWORD, display_name=None, team=None, plan="member")
+    passwords.close()
+    await store.close()
+
+
+def answer(head: bytes, body: bytes) -> Script:
+    """Something well-formed for each route."""
+    if json.loads(body or b"{}").get("stream"):
+        event = {"choices": [{"index": 0, "delta": {"content": "x"}, "finish_reason": "stop"}], "usage": USAGE}
+        events = [f"data: {json.dumps(event)}\n\n".encode(), b"data: [DONE]\n\n"]
+        return Script([chunked(events, "content-type: text/event-stream")])
+    said = {"id": "chatcmpl-1", "model": MODEL, "choices": [], "usage": USAGE}
+    return Script([http_answer(json.dumps(said).encode(), "content-type: application/json")])

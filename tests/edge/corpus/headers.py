@@ -1,0 +1,80 @@
+"""Spoofed identity and origin, fields that Connection names, sizes, what is injected into values."""
+
+from tests.edge.corpus.case import AS_HELLO, CHAT, HELLO, Case, get, request
+
+_SPOOF = "a proxy's field that some believe; it neither counts here nor goes on"
+_OURS = "a field of the gateway's own, made up by the caller"
+_HOP = "fields named by Connection are dropped by proxies: the gateway's own must survive (Fabio CVE-2025-48865)"
+_PASSES = "what may pass, passes; the rest stays"
+_SIZE = "bounded before it costs memory"
+
+SPOOFED = (
+    "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded-Port", "X-Forwarded-Prefix", "X-Forwarded-User",
+    "X-Forwarded-Email", "X-Forwarded-Groups", "X-Forwarded-Preferred-Username", "X-Forwarded-Access-Token", "X-Forwarded-Uri",
+    "Forwarded", "X-Real-IP", "X-Client-IP", "True-Client-IP", "CF-Connecting-IP", "X-Original-URL", "X-Rewrite-URL",
+    "X-Remote-User", "Remote-User", "X-User", "X-User-Id", "X-Auth-Request-User", "X-WEBAUTH-USER", "X-Ssl-Client-Verify",
+    "X-Forwarded_For", "X_Forwarded_For", "X_Real_IP", "REMOTE_ADDR", "X-Gatehouse-Subject", "X-Gatehouse-Team", "X-Gatehouse-Plan",
+    "X-Gatehouse-Priority", "X-Accel-Redirect", "X-Accel-Internal", "X-Sendfile", "Proxy", "Via", "X-Session-Id",
+    "X-Request-ID-Header", "X-Vllm-Priority", "Kv-Transfer-Params", "Anthropic-Dangerous-Direct-Browser-Access",
+)  # fmt: skip
+
+CASES = [
+    *[Case(f"spoof-{name.lower()}", _SPOOF, request(f"{name}: evil"), 200, engine=AS_HELLO) for name in SPOOFED],
+    Case("spoof-all-at-once", _SPOOF, request(*[f"{name}: 127.0.0.1, evil" for name in SPOOFED[:20]]), 200, engine=AS_HELLO),
+    Case("spoof-without-credentials", "an identity in a header is none", request(*[f"{name}: admin" for name in SPOOFED[:20]], without="authorization"), 401, code="token_missing"),
+    Case("spoof-loopback", "who claims to be local is not", get("/metrics", "X-Forwarded-For: 127.0.0.1", "X-Real-IP: 127.0.0.1"), 404),
+    Case("original-url", "the path is that of the request line", request("X-Original-URL: /invocations", "X-Rewrite-URL: /invocations"), 200, engine=AS_HELLO),
+    Case("request-id-insane", _OURS, request("X-Request-Id: evil evil", without="x-request-id"), 200, engine=AS_HELLO),
+    Case("request-id-long", _OURS, request("X-Request-Id: " + "evil" * 40, without="x-request-id"), 200, engine=AS_HELLO),
+    Case("request-id-unicode", _OURS, request("X-Request-Id: évil", without="x-request-id"), 200, engine=AS_HELLO),
+    Case("request-id-quotes", "ids go into logs", request('X-Request-Id: evil"},{"x":"', without="x-request-id"), 200, engine=AS_HELLO),
+    Case("hop-authorization", _HOP, request("Connection: close, Authorization"), 200, engine=AS_HELLO),
+    Case("hop-content-type", _HOP, request("Connection: Content-Type, Content-Length"), 200, engine=AS_HELLO),
+    Case("hop-host", _HOP, request("Connection: Host, X-Request-Id"), 200, engine=AS_HELLO),
+    Case("hop-x-forwarded-for", _HOP, request("Connection: X-Forwarded-For", "X-Forwarded-For: evil"), 200, engine=AS_HELLO),
+    Case("hop-accept", "a field that may pass stays, for the gateway writes a new head", request("Connection: Accept", "Accept: text/plain"), 200, engine=AS_HELLO),
+    Case("hop-many", "a thousand names", request("Connection: " + ", ".join(f"x{i}" for i in range(1000))), 200, engine=AS_HELLO),
+    Case("keep-alive-field", _SPOOF, request("Keep-Alive: timeout=100000, evil"), 200, engine=AS_HELLO),
+    Case("te-field", _SPOOF, request("TE: trailers, evil"), 200, engine=AS_HELLO),
+    Case("proxy-connection", _SPOOF, request("Proxy-Connection: evil"), 200, engine=AS_HELLO),
+    Case("proxy-authorization", _SPOOF, request("Proxy-Authorization: Basic ZXZpbDpldmls", "Proxy-Authorization: evil"), 200, engine=AS_HELLO),
+    Case("upgrade-insecure", _PASSES, request("Upgrade-Insecure-Requests: 1"), 200, engine=AS_HELLO),
+    Case("accept", _PASSES, request("Accept: application/json", "Accept-Language: de", "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"), 200, engine=AS_HELLO),
+    Case("accept-encoding", "the engine is asked for plain answers, whatever the client takes", request("Accept-Encoding: gzip, evil"), 200, engine=AS_HELLO),
+    Case("accept-event-stream", "whether it is a stream, the body says", request("Accept: text/event-stream"), 200, engine=AS_HELLO),
+    Case("if-none-match", "conditions are not the engine's", request("If-None-Match: *", "If-Match: evil"), 200, engine=AS_HELLO),
+    Case("range", "ranges are not the engine's", request("Range: bytes=0-1"), 200, engine=AS_HELLO),
+    Case("content-type-missing", "a form can be sent by any page; JSON cannot", request(without="content-type"), 415, code="unsupported_media_type"),
+    Case("content-type-text", "likewise", request("Content-Type: text/plain", without="content-type"), 415),
+    Case("content-type-form", "likewise", request("Content-Type: application/x-www-form-urlencoded", without="content-type"), 415),
+    Case("content-type-multipart", "likewise", request("Content-Type: multipart/form-data; boundary=x", without="content-type"), 415),
+    Case("content-type-like-json", "likewise", request("Content-Type: application/jsonp", without="content-type"), 415),
+    Case("content-type-in-a-parameter", "likewise", request("Content-Type: text/plain; application/json", without="content-type"), 415),
+    Case("content-type-twice", "two of them", request("Content-Type: text/plain"), 400),
+    Case("content-type-charset", "a parameter is fine; JSON is UTF-8 all the same", request("Content-Type: application/json; charset=utf-16", without="content-type"), 200, engine=AS_HELLO),
+    Case("content-encoding-gzip", "a compressed body could be a bomb", request("Content-Encoding: gzip"), 415),
+    Case("content-encoding-deflate", "likewise", request("Content-Encoding: deflate"), 415),
+    Case("content-encoding-br", "likewise", request("Content-Encoding: br"), 415),
+    Case("content-encoding-twice", "one of two is one too many", request("Content-Encoding: identity", "Content-Encoding: gzip"), 415),
+    Case("content-encoding-identity", "none", request("Content-Encoding: identity"), 200, engine=AS_HELLO),
+    Case("name-with-space", "a name that is none", request("X Evil: 1"), 400),
+    Case("name-with-slash", "a name that is none", request("X/Evil: 1"), 400, 200, engine_behind_nginx=AS_HELLO),
+    Case("name-unicode", "a name that is none", request("X-Évil: 1"), 400, 200, engine_behind_nginx=AS_HELLO),
+    Case("name-parentheses", "a name that is none", request("(evil): 1"), 400, 200, engine_behind_nginx=AS_HELLO),
+    Case("value-latin-1", "bytes above ASCII may be in a value", request("User-Agent: évil"), 200, engine=AS_HELLO),
+    Case("value-delete", "a control character", request("X-A: \x7f"), 400, 400, engine_behind_nginx=()),
+    Case("value-escape", "a terminal would obey it", request("User-Agent: \x1b[2Jevil"), 400, 400, engine_behind_nginx=()),
+    Case("fields-100", _SIZE, request(*[f"X-{i}: y" for i in range(100)]), 431, 431, engine_behind_nginx=()),
+    Case("fields-50", "as many as anybody needs", request(*[f"X-{i}: y" for i in range(50)]), 200, engine=AS_HELLO),
+    Case("fields-10000", _SIZE, request(*[f"X-{i}: y" for i in range(10_000)]), 431, 431),
+    Case("field-9-kb", _SIZE, request("X-A: " + "y" * 9000), 431, 431),
+    Case("field-1-mb", "vLLM kept such a field (CVE-2025-48956)", request("X-A: " + "y" * 1_000_000), 431, 431),
+    Case("fields-of-8-kb", _SIZE, request(*["X-A: " + "y" * 8000] * 40), 431, 431),
+    Case("name-1-mb", _SIZE, request("X" * 1_000_000 + ": y"), 431, 431),
+    Case("cookie-large", _SIZE, request("Cookie: " + "a=b; " * 1500), 200, engine=AS_HELLO),
+    Case("authorization-large", _SIZE, request("Authorization: Bearer " + "y" * 8000, without="authorization"), 401, code="token_malformed"),
+    Case("crlf-in-a-header-encoded", "nobody decodes it", request("X-Request-Id: a%0d%0aX-Evil: 1", without="x-request-id"), 200, engine=AS_HELLO),
+    Case("traceparent-broken", "a trace that is none does not break the request", request("traceparent: evil-evil", "tracestate: " + "x" * 3000), 200, engine=({**HELLO, "path": CHAT},)),
+    Case("origin-of-another-page", "a token is proof enough; no page of another origin may read the answer", request("Origin: https://evil.example"), 200, engine=AS_HELLO),
+    Case("preflight", "no other site is invited", request("Origin: https://evil.example", "Access-Control-Request-Method: POST", method="OPTIONS"), 405),
+]
