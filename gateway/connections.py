@@ -32,7 +32,15 @@ from aiohttp.web_protocol import RequestHandler
 
 from gateway.config import GatewaySettings
 from gateway.context import Api
-from gateway.errors import BadRequest, GatewayError, HeadTooLarge, RequestTimeout, Unavailable, error_body
+from gateway.errors import (
+    BadRequest,
+    ExpectationFailed,
+    GatewayError,
+    HeadTooLarge,
+    RequestTimeout,
+    Unavailable,
+    error_body,
+)
 from gateway.peers import is_trusted
 from gateway.proxy_protocol import NotAnnouncedError, announcement
 
@@ -258,10 +266,15 @@ class ClientConnection(RequestHandler):
             error = BadRequest(f"This is not an HTTP/1.1 {what} that can be read.")
             self._members.ended("not_http")
         self.logger.info("not HTTP from %s: %s", request.remote, " ".join(exc.message.split())[:200])
-        headers = {"Server": "gatehouse", "Content-Type": "application/json", "X-Content-Type-Options": "nosniff"}
-        response = web.Response(status=error.status, headers=headers, body=error_body(error, Api.OTHER, ""))
-        response.force_close()
-        return response
+        return _closing(error)
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Send an answer; an exception here is one that aiohttp raised before our middleware: for `Expect`, no other."""
+        if isinstance(resp, web.HTTPException):
+            resp = _closing(ExpectationFailed("The only expectation that is met is 100-continue."))
+        return await super().finish_response(request, resp, start_time)
 
     # -- what Connections asks
 
@@ -350,6 +363,14 @@ def _network(peer: str) -> str:
 
 def _too_many(message: str) -> Unavailable:
     return Unavailable(message, code="too_many_connections", headers={"Retry-After": "1"})
+
+
+def _closing(error: GatewayError) -> web.Response:
+    """An error for a request that our application never saw; the connection is closed after it."""
+    headers = {"Server": "gatehouse", "Content-Type": "application/json", "X-Content-Type-Options": "nosniff"}
+    response = web.Response(status=error.status, headers=headers, body=error_body(error, Api.OTHER, ""))
+    response.force_close()
+    return response
 
 
 def _raw(error: GatewayError) -> bytes:

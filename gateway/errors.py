@@ -120,6 +120,13 @@ class TooManyRequests(GatewayError):
     code = "rate_limit_exceeded"
 
 
+class ExpectationFailed(GatewayError):
+    """`Expect` asks for what is not `100-continue`."""
+
+    status = 417
+    code = "expectation_failed"
+
+
 class HeadTooLarge(GatewayError):
     """The request's line and fields are larger than anybody needs."""
 
@@ -158,6 +165,7 @@ _OPENAI_TYPE = {
     410: "not_found_error",
     413: "invalid_request_error",
     415: "invalid_request_error",
+    417: "invalid_request_error",
     429: "rate_limit_error",
     431: "invalid_request_error",
     503: "service_unavailable_error",

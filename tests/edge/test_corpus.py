@@ -68,7 +68,7 @@ async def test_nothing_else_reached_the_engine(world: World) -> None:
     assert not [line for line in world.gate.log_lines() if line["status"] >= 500]
 
 
-def test_the_corpus() -> None:
+async def test_the_corpus() -> None:
     """Names are unique, and every case says why."""
     assert len({case.name for case in CASES}) == len(CASES) >= 250
     assert all(case.why for case in CASES)
