@@ -271,7 +271,7 @@ class ClientConnection(RequestHandler):
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        """Send an answer; an exception here is one that aiohttp raised before our middleware: for `Expect`, no other."""
+        """Send an answer; an exception here was raised by aiohttp before our middleware: for `Expect`, no other."""
         if isinstance(resp, web.HTTPException):
             resp = _closing(ExpectationFailed("The only expectation that is met is 100-continue."))
         return await super().finish_response(request, resp, start_time)
