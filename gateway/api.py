@@ -12,6 +12,7 @@ from aiohttp import web
 
 from gateway.admission import Admission
 from gateway.auth.authenticate import Authenticator, require_scope
+from gateway.bodies import Bodies
 from gateway.cache_salts import CacheSalts
 from gateway.config import Config
 from gateway.context import EXCHANGE, Api, Exchange, Principal, Via
@@ -19,6 +20,7 @@ from gateway.engine import Engine
 from gateway.errors import NotFound, RequestTimeout, TooLarge, TooManyRequests, Unavailable, UnsupportedMedia
 from gateway.limits import LimiterUnavailable, Limits
 from gateway.limits.plans import headers, refusal_message
+from gateway.logs.redaction import MARGIN
 from gateway.relay import Relay
 from gateway.routes import ENGINE_ROUTES, Route
 from gateway.shape import NOTHING, Shaped, shape
@@ -71,7 +73,6 @@ class EngineApi:
         """Relay one request to the engine."""
         exchange = request[EXCHANGE]
         principal = await self.caller(request, exchange)
-        exchange.authenticated_at = time.monotonic()
         body = await read_json_body(request, self._config)
         shaped, encoded = await self.admit(exchange, principal, route, body)
         response = await self._relay.relay(request, exchange, route, shaped, encoded)
@@ -85,6 +86,8 @@ class EngineApi:
         From here on the exchange holds a reservation and a place in the waiting line, until it is settled.
         """
         exchange.bytes_in = len(body)
+        if (keep := self._config.logging.bodies).enabled:
+            exchange.bodies = Bodies(body, keep.max_bytes + MARGIN)
         shaped = shape(
             route,
             body,
@@ -116,6 +119,7 @@ class EngineApi:
                 headers={"Retry-After": "1", "Connection": "close"},
             )
         principal = exchange.principal = await self._authenticator.authenticate(request)
+        exchange.authenticated_at = time.monotonic()
         require_scope(principal, "chat" if principal.via is Via.SESSION else "api")
         return principal
 

@@ -4,6 +4,7 @@ Each class is one section of `gatehouse.yaml`. Times are seconds, sizes bytes, u
 """
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
@@ -284,6 +285,34 @@ class LimitsSettings(Section):
         return name
 
 
+class BodySettings(Section):
+    """Prompts and answers in the record. They are what people said: mind whose eyes see the file, and for how long."""
+
+    enabled: bool = Field(default=False, description="keep prompts and answers in the record's file")
+    stdout: bool = Field(default=False, description="in its copy on stdout, too")
+    max_bytes: Bytes = Field(16 * 1024, le=1024 * 1024, description="kept of each prompt and of each answer")
+    redact_fields: tuple[str, ...] = Field(
+        (
+            "password", "passphrase", "secret", "client_secret", "api_key", "apikey", "access_token", "refresh_token",
+            "authorization", "private_key",
+        ),
+        description="names of JSON fields, in any letters' case, whose values are not kept",
+    )  # fmt: skip
+    redact_patterns: tuple[str, ...] = Field((), description="regular expressions of what else is not kept")
+
+    @field_validator("redact_patterns")
+    @classmethod
+    def _are_patterns(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in patterns:
+            try:
+                found = re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
+            if found.match(""):
+                raise ValueError(f"{pattern!r} matches nothing at all, and so everywhere")
+        return patterns
+
+
 class LoggingSettings(Section):
     """The record: one JSON line a request."""
 
@@ -294,6 +323,7 @@ class LoggingSettings(Section):
     max_bytes: Bytes = Field(100 * 1024 * 1024, description="the file is rotated at this size")
     keep_files: Count = Field(5, description="rotated files kept")
     queue_lines: Count = Field(10_000, description="lines waiting for the disk; more are dropped and counted")
+    bodies: BodySettings = BodySettings()
 
 
 class TracingSettings(Section):

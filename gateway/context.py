@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
+from gateway.bodies import Bodies
 from gateway.trace_context import TraceContext
 
 
@@ -96,6 +97,7 @@ class Exchange:
     unmetered: list[str] = field(
         default_factory=list
     )  # pieces of text: generated, sent on, and not covered by `usage`: counted after the request's end
+    bodies: Bodies | None = None  # what was asked and answered, where the record shall have it
     trace: TraceContext | None = None  # its place in a trace, where spans are exported
     response_id: str | None = None  # of the Responses API, by which its owner may fetch it again
     authenticated_at: float | None = None

@@ -34,7 +34,7 @@ LAG_INTERVAL = 0.5  # seconds between two probes of the event loop
 MOST_REASONS = 64
 NEAR_BUDGET = 0.8  # the share of a budget of tokens from which on a request counts as near its end
 # there from the start, at 0: the first of them, too, is an increase that an alert sees
-SINKS = ("queue", "file", "stdout")
+SINKS = ("queue", "file", "stdout", "bodies")
 SPAN_LOSSES = ("queue", "collector")
 EXPECTED_REASONS = ("rate_limit_exceeded", "insufficient_quota")
 

@@ -232,6 +232,8 @@ class _Passage:
             if route.api is Api.RESPONSES:
                 exchange.response_id = responses.response_id(body)
         exchange.bytes_out += len(body)
+        if exchange.bodies is not None:
+            exchange.bodies.answered(body)
         return Answer(status, fields, body)
 
     async def _stream(self, connection: Connection, fields: CIMultiDict[str]) -> web.StreamResponse:
@@ -336,6 +338,8 @@ class _Stream:
                 self.pending, out = b"", self.pending + out
         elif not out.startswith(b":"):  # a comment keeps the client's connection alive while it is queued
             self.pending, out = self.pending + out, b""
+        if out and self.exchange.bodies is not None:
+            self.exchange.bodies.streamed(out)
         if out and (self.kept_back or not self.delivery.offer(out, self.fields)):
             self.kept_back += out
 

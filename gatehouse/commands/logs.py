@@ -121,7 +121,8 @@ def _printer(*, as_json: bool, whole: bool) -> Callable[[Line], None]:
         elif whole and is_request(line):
             width = max(map(len, line))
             for name, value in line.items():
-                click.echo(f"{name:{width}}  {'-' if value is None else value}")
+                text = "-" if value is None else str(value).replace("\n", "\n" + " " * (width + 2))
+                click.echo(f"{name:{width}}  {text}")
         else:
             console.print(brief(line))
             console.file.flush()

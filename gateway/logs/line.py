@@ -12,7 +12,7 @@ from gateway.timing import Timing
 _CREDENTIAL = re.compile(r"eyJ[\w-]{8,}\.[\w-]+(?:\.[\w-]+)?|(?i:bearer|basic)\s+[\w.~+/=-]{8,}")
 
 
-class LogLine(msgspec.Struct, frozen=True):
+class LogLine(msgspec.Struct, frozen=True, omit_defaults=True):
     """One request. Times are milliseconds as gateway/timing.py defines them; the order of fields is the line's."""
 
     ts: str
@@ -42,6 +42,8 @@ class LogLine(msgspec.Struct, frozen=True):
     bytes_out: int
     user_agent: str
     error_code: str | None
+    request_body: str | None = None
+    response_body: str | None = None
 
     @classmethod
     def of(cls, exchange: Exchange, timing: Timing) -> "LogLine":
@@ -80,6 +82,10 @@ class LogLine(msgspec.Struct, frozen=True):
     def json(self) -> bytes:
         """The line as the file has it."""
         return _encode(self) + b"\n"
+
+    def shown(self, form: str, record: bytes) -> bytes:
+        """As the stream has it; `record` is what the file has."""
+        return record if form == "json" else self.console()
 
     def console(self) -> bytes:
         """The line for people."""

@@ -37,6 +37,10 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True):
         """The line as the file has it."""
         return _encode(self) + b"\n"
 
+    def shown(self, form: str, record: bytes) -> bytes:
+        """As the stream has it; `record` is what the file has."""
+        return record if form == "json" else self.console()
+
     def console(self) -> bytes:
         """The line for people, in the reader's own time; a traceback below it."""
         when = dt.datetime.fromisoformat(self.ts).astimezone()

@@ -14,15 +14,18 @@ from typing import Protocol
 
 from gateway.config import LoggingSettings
 from gateway.context import Exchange
+from gateway.logs.bodies import LineWithBodies
 from gateway.logs.file import LogFile
 from gateway.logs.line import LogLine
 from gateway.logs.outlet import Outlet
+from gateway.logs.redaction import Redactor
 from gateway.timing import Timing
 
 _log = logging.getLogger("gatehouse.logs")
 
 BATCH_SECONDS = 0.02  # the writer gathers lines for so long: one write instead of many
 RETRY_SECONDS = 1.0  # between two tries at a file that cannot be written
+BODIES_BYTES = 32 * 1024 * 1024  # of prompts and answers that wait
 CLOSE_SECONDS = 10.0  # for the last lines, on close
 
 
@@ -33,8 +36,8 @@ class Line(Protocol):
         """As the file has it."""
         ...
 
-    def console(self) -> bytes:
-        """For people."""
+    def shown(self, form: str, record: bytes) -> bytes:
+        """As the stream has it, in this form; `record` is what `json` gave."""
         ...
 
 
@@ -56,8 +59,10 @@ class RecordWriter:
         )
         self._on_drop = on_drop
         self._outlet = outlet
-        self._queue: deque[tuple[Line, bool]] = deque()  # and whether the stream shows it
+        self._queue: deque[tuple[Line, bool, int]] = deque()  # whether the stream shows it; its weight
         self._pending: list[bytes] = []  # lines that the file has not taken yet
+        self._weights: list[int] = []  # theirs
+        self._entered, self._left = 0, 0  # weight: the one is written by the event loop, the other by the thread
         self._lost = 0  # since the file last could be written
         self._failing = False
         self._overflowing = False
@@ -69,10 +74,16 @@ class RecordWriter:
         """Start the writer."""
         self._thread.start()
 
-    def put(self, line: Line, *, shown: bool = True) -> None:
-        """Queue a line. Never waits."""
+    @property
+    def burden(self) -> int:
+        """The weight of the lines that wait."""
+        return self._entered - self._left
+
+    def put(self, line: Line, *, shown: bool = True, weight: int = 0) -> None:
+        """Queue a line; `weight` is what it takes in memory beyond an ordinary one, in bytes. Never waits."""
         if self._has_room():
-            self._queue.append((line, shown))
+            self._entered += weight
+            self._queue.append((line, shown, weight))
             if not self._wake.is_set():
                 self._wake.set()
 
@@ -113,17 +124,16 @@ class RecordWriter:
     def _turn(self) -> None:
         """Write all that is there."""
         lines = [self._queue.popleft() for _ in range(len(self._queue))]
-        records = [line.json() for line, _ in lines]
+        records = [line.json() for line, _, _ in lines]
         if self._outlet:
-            if self._settings.format == "json":
-                shown = [record for record, (_, told) in zip(records, lines, strict=True) if told]
-            else:
-                shown = [line.console() for line, told in lines if told]
+            form = self._settings.format
+            shown = [line.shown(form, record) for record, (line, told, _) in zip(records, lines, strict=True) if told]
             if refused := len(shown) - self._outlet.write(shown):
                 self._drop("stdout", refused)
         self._pending += records
+        self._weights += [weight for _, _, weight in lines]
         done, error = self._file.append(self._pending)
-        del self._pending[:done]
+        self._let_go(done)
         if error is not None and not self._failing:
             self._failing = True
             _log.error("log: the file cannot be written: %s; the newest lines are kept, up to queue_lines", error)
@@ -133,9 +143,14 @@ class RecordWriter:
             self._lost = 0
         surplus = len(self._pending) - self._settings.queue_lines
         if surplus > 0:
-            del self._pending[:surplus]
+            self._let_go(surplus)
             self._lost += surplus
             self._drop("file", surplus)
+
+    def _let_go(self, count: int) -> None:
+        """Forget the oldest lines that wait for the file."""
+        self._left += sum(self._weights[:count])
+        del self._pending[:count], self._weights[:count]
 
     def _drop(self, sink: str, count: int) -> None:
         with contextlib.suppress(Exception):
@@ -149,10 +164,23 @@ class RequestLog(RecordWriter):
         self, settings: LoggingSettings, state_dir: Path, *, on_drop: Callable[[str, int], None], stdout: int = 1
     ) -> None:
         super().__init__(settings, state_dir, on_drop=on_drop, outlet=Outlet(stdout) if settings.stdout else None)
+        self._redactor = Redactor(settings.bodies) if settings.bodies.enabled else None
 
     def write(self, exchange: Exchange, timing: Timing | None = None) -> None:
-        """Queue the line of a request that has ended; `timing` defaults to an end just now. Never waits."""
-        self.put(LogLine.of(exchange, timing or Timing.of(exchange)))
+        """Queue the line of a request that has ended; `timing` defaults to an end just now. Never waits.
+
+        Where too much waits for the disk already, a line goes without its bodies, which are counted.
+        """
+        line = LogLine.of(exchange, timing or Timing.of(exchange))
+        bodies = exchange.bodies
+        if bodies is None or self._redactor is None:
+            self.put(line)
+        elif self.burden + bodies.weight > BODIES_BYTES:
+            self._drop("bodies", 1)
+            self.put(line)
+        else:
+            with_bodies = LineWithBodies(line, bodies, self._redactor, on_stream=self._settings.bodies.stdout)
+            self.put(with_bodies, weight=bodies.weight)
 
     async def close(self) -> None:
         """Finish, while the event loop turns on."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.bodies import Bodies
 from gateway.config import LoggingSettings
 from gateway.logs import RequestLog, writer
 from gateway.logs.line import LogLine
@@ -157,3 +158,54 @@ async def test_a_failing_drop_counter_does_not_end_the_writer(tmp_path: Path) ->
     log.write(finished())
     await log.close()
     assert not log._thread.is_alive()
+
+
+async def test_bodies_that_wait_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the disk is full, lines soon go without their bodies, counted; with room again they have them as before."""
+    monkeypatch.setattr(writer, "BODIES_BYTES", 10_000)
+    monkeypatch.setattr(writer, "RETRY_SECONDS", 0.05)
+    drops: Counter = Counter()
+    target = tmp_path / "log"
+    target.symlink_to("/dev/full")
+    log = make(tmp_path, drops, file=target, bodies={"enabled": True})
+
+    def write(number: int) -> None:
+        exchange = finished(number)
+        exchange.bodies = Bodies(b"x" * 3000, 16_384)
+        log.write(exchange)
+
+    log.start()
+    for number in range(10):
+        write(number)
+    assert drops == {"bodies": 7}
+    assert log.burden == 9000
+    target.unlink()
+    write(10)
+    await until(lambda: not log.burden)
+    write(11)
+    await log.close()
+    lines = [json.loads(line) for line in target.read_bytes().splitlines()]
+    assert [line["request_id"] for line in lines if "request_body" in line] == ["r0", "r1", "r2", "r11"]
+    assert len(lines) == 12
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+@pytest.mark.parametrize("shown", [True, False])
+async def test_the_stream_has_bodies_only_where_asked(tmp_path: Path, form: str, shown: bool) -> None:
+    """The file has them; its copy, in either form, where `bodies.stdout` says so; indented for people."""
+    read, write = os.pipe()
+    log = make(tmp_path, Counter(), copy_to=write, format=form, bodies={"enabled": True, "stdout": shown})
+    exchange = finished()
+    exchange.bodies = Bodies(b'{"prompt":"ask me"}', 1000)
+    exchange.bodies.streamed(b'data: {"choices":[{"text":"two\\nlines\\u001b[2J"}]}\n\n')
+    log.start()
+    log.write(exchange)
+    await log.close()
+    [line] = [json.loads(text) for text in (tmp_path / "requests.jsonl").read_bytes().splitlines()]
+    assert (line["request_body"], line["response_body"]) == ('{"prompt":"ask me"}', "two\nlines\\x1b[2J")
+    copied = os.read(read, 10_000).decode()
+    assert ("ask me" in copied) == shown
+    if shown and form == "console":
+        assert copied.splitlines()[1:] == ['  asked: {"prompt":"ask me"}', "  answered: two", "    lines\\x1b[2J"]
+    os.close(read)
+    os.close(write)
