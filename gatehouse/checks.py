@@ -7,6 +7,8 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
+
 from gatehouse.context import ENGINE_SOCKET, Context
 from gatehouse.settings import Sections
 from gateway.auth.keys import KeyFileError, key_file, read_secret_file
@@ -72,10 +74,10 @@ def listeners(config: Config) -> Iterator[Finding]:
             yield problem(
                 key, f"{address}:{port} cannot be used ({error.strerror})", "choose an address of this machine"
             )
-        elif (holder := host.listener(port)) is not None and holder == ours:
+        elif ours is not None and host.listener(port) in {ours, None}:  # None: its unit hides whose it is
             yield Finding(key, f"{address}:{port}, served by this gateway (pid {ours})")
         else:
-            who = host.describe_process(holder)
+            who = host.describe_process(host.listener(port))
             yield problem(key, f"{address}:{port} is in use by {who}", f"stop that program, or set {key} to another")
 
 
@@ -143,6 +145,7 @@ def _private(subject: str, path: Path) -> Finding:
 def _own_gateway(file: Path) -> int | None:
     """The pid of the gateway that says it serves this state directory; the caller compares it with who listens."""
     try:
-        return int(json.loads(file.read_text("utf-8"))["pid"])
+        pid = int(json.loads(file.read_text("utf-8"))["pid"])
+        return pid if psutil.pid_exists(pid) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
