@@ -3,9 +3,9 @@
 /** What went wrong, in one shape for HTTP errors, errors inside a stream and a network that is away. */
 export class ApiError extends Error {
   /** `status` 0 means that no answer came; `retryAfterMs` is null when the server named no time. */
-  constructor({ status, code, message, requestId = null, retryAfterMs = null }) {
+  constructor({ status, code, message, requestId = null, retryAfterMs = null, details = null }) {
     super(message);
-    Object.assign(this, { status, code, requestId, retryAfterMs });
+    Object.assign(this, { status, code, requestId, retryAfterMs, details });
   }
 }
 
@@ -25,6 +25,8 @@ export async function request(method, path, body, { signal } = {}) {
 
 export const get = async (path, options) => (await request("GET", path, undefined, options)).json();
 export const post = (path, body = {}, options) => request("POST", path, body, options);
+export const patch = async (path, body) => (await request("PATCH", path, body)).json();
+export const remove = (path) => request("DELETE", path, {});
 
 async function errorOf(response) {
   const text = await response.text().catch(() => "");
@@ -40,6 +42,7 @@ async function errorOf(response) {
     message: error.message ?? (text.slice(0, 500) || response.statusText),
     requestId: response.headers.get("x-request-id"),
     retryAfterMs: retryAfterMs(response.headers),
+    details: error.details ?? null,
   });
 }
 
@@ -57,4 +60,9 @@ function retryAfterMs(headers) {
   if (coarse === null) return null;
   const wait = /^\d+$/.test(coarse) ? Number(coarse) * 1000 : Date.parse(coarse) - Date.now();
   return Number.isFinite(wait) ? Math.max(0, wait) : null;
+}
+
+/** A name that nobody else makes. randomUUID needs a secure context; a LAN without TLS has none. */
+export function randomId() {
+  return Array.from(crypto.getRandomValues(new Uint8Array(12)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }

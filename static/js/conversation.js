@@ -1,134 +1,149 @@
-// The conversation: messages in a tree, append-only, so that a second answer never overwrites the first.
-// Until the server keeps the history, the transcript and the draft outlive a reload in this tab's storage.
-import { computed, effect, signal } from "../vendor/ui.js";
+// One chat as this page knows it: messages in a tree, append-only, so that a second answer never overwrites the first.
+import { batch, computed, signal } from "../vendor/core.js";
+import { get } from "./api.js";
 
-const SAVE_MS = 300;
+const PAGE = 60; // messages; older ones come when the reader scrolls up to them
 
 /** One message. What changes while an answer arrives is a signal, so that only that spot is drawn again. */
 export class Message {
-  constructor({ id = crypto.randomUUID?.() ?? fallbackId(), parent, role, ...rest }) {
-    this.id = id;
-    this.parent = parent; // the id of the message before it; null for the first
-    this.role = role; // "user" or "assistant"
-    this.content = signal(rest.content ?? "");
-    this.reasoning = signal(rest.reasoning ?? "");
-    this.status = signal(rest.status ?? "done"); // active, done, stopped, failed
-    this.error = signal(rest.error ?? null); // {code, status, message, requestId}
-    this.stats = signal(rest.stats ?? {}); // {finish, usage, ttftMs, thoughtMs, tokensPerSecond, effort}
+  constructor(row) {
+    this.id = row.id;
+    this.parent = row.parent; // the id of the message before it; null for the first
+    this.role = row.role; // "user" or "assistant"
+    this.continues = row.continues ?? false; // goes on where its parent, an answer too, stopped
+    this.at = row.created_at;
+    this.content = signal("");
+    this.reasoning = signal("");
+    this.status = signal("done"); // running, done, stopped, failed, interrupted
+    this.error = signal(null); // {code, message, request_id, status, details}
+    this.stats = signal({}); // {finish, usage, ttft_ms, tok_s, queued_ms, thought_ms, params}
+    this.phase = signal(null); // while running: {name, since, …}; see runs.js
+    this.take(row);
   }
 
-  toJSON() {
-    const { id, parent, role, content, reasoning, status, error, stats } = this;
-    return { id, parent, role, content, reasoning, status, error, stats };
-  }
-}
-
-const nodes = signal([]);
-const leaf = signal(null);
-/** What stands in the composer. */
-export const draft = signal("");
-
-/** The messages on screen, from the first to the chosen leaf. */
-export const path = computed(() => {
-  const byId = new Map(nodes.value.map((message) => [message.id, message]));
-  const found = [];
-  for (let at = byId.get(leaf.value); at; at = byId.get(at.parent)) found.unshift(at);
-  return found;
-});
-
-export const find = (id) => nodes.value.find((message) => message.id === id);
-export const siblings = (message) =>
-  nodes.value.filter((other) => other.parent === message.parent && other.role === message.role);
-
-/** Add a message and show the branch that it ends. */
-export function append(message) {
-  nodes.value = [...nodes.value, message];
-  leaf.value = message.id;
-  return message;
-}
-
-/** Take back a message that the server never accepted, and show the branch that was shown before. */
-export function withdraw(message, shown) {
-  nodes.value = nodes.value.filter((other) => other !== message);
-  leaf.value = shown;
-}
-
-/** Show the branch through `message`, down to its newest leaf. */
-export function show(message) {
-  let at = message;
-  for (;;) {
-    const next = nodes.value.findLast((other) => other.parent === at.id);
-    if (next === undefined) break;
-    at = next;
-  }
-  leaf.value = at.id;
-}
-
-export function clear() {
-  nodes.value = [];
-  leaf.value = null;
-}
-
-let storageKey = null;
-let timer = 0;
-
-/** Show what this tab kept for the user called `name`; null shows nothing and forgets what was kept. */
-export function open(name) {
-  if (name === null) {
-    if (storageKey !== null) sessionStorage.removeItem(storageKey);
-    storageKey = null;
-    clear();
-    draft.value = "";
-    return;
-  }
-  const key = `gatehouse.chat.${name}`;
-  if (key === storageKey) return;
-  storageKey = key;
-  for (const other of Object.keys(sessionStorage)) {
-    if (other.startsWith("gatehouse.chat.") && other !== key) sessionStorage.removeItem(other); // somebody else's
-  }
-  const kept = read(key);
-  nodes.value = (kept.nodes ?? []).map((fields) => new Message(orphaned(fields)));
-  leaf.value = kept.leaf ?? null;
-  draft.value = kept.draft ?? "";
-}
-
-// Everything below `JSON.stringify` is a signal, so this follows every change; the timer keeps it cheap.
-effect(() => {
-  leaf.value;
-  draft.value;
-  for (const { content, reasoning, status, stats } of nodes.value) content.value, reasoning.value, status.value, stats.value;
-  if (timer === 0) timer = setTimeout(save, SAVE_MS);
-});
-addEventListener("pagehide", save);
-
-function save() {
-  clearTimeout(timer);
-  timer = 0;
-  if (storageKey === null) return;
-  try {
-    const kept = { nodes: nodes.peek(), leaf: leaf.peek(), draft: draft.peek() };
-    sessionStorage.setItem(storageKey, JSON.stringify(kept));
-  } catch (error) {
-    console.warn("the transcript does not fit this tab's storage", error);
+  /** What the server has of it. The text of a running answer may be behind what has arrived by frames. */
+  take(row) {
+    this.version = row.version;
+    batch(() => {
+      if (row.status !== "running" || this.content.peek() === "") this.content.value = row.content;
+      if (row.status !== "running" || this.reasoning.peek() === "") this.reasoning.value = row.reasoning ?? "";
+      this.error.value = row.error ?? null;
+      const { finish, usage, ttft_ms, tok_s, queued_ms, thought_ms, params } = row;
+      this.stats.value = { finish, usage, ttft_ms, tok_s, queued_ms, thought_ms, params };
+      this.status.value = row.status;
+    });
   }
 }
 
-function read(key) {
-  try {
-    return JSON.parse(sessionStorage.getItem(key)) ?? {};
-  } catch {
-    return {};
+/** A chat on screen, or one that is not begun: its `id` is null until the server has made it. */
+export class Conversation {
+  constructor(key, row = null) {
+    this.key = key; // names drafts and what waits to be sent: the chat's id, or the page's own name for a new one
+    this.row = signal(row); // the chat as the list shows it
+    this.nodes = signal(new Map());
+    this.leaf = signal(null);
+    this.state = signal(row === null ? "ready" : "loading"); // ready, loading, missing, failed
+    this.params = signal(row?.params ?? {});
+    this.older = signal(null); // cursor of the messages before those that are here
+    this.version = 0;
+    this.head = null; // the newest leaf that was shown as such: who sees it goes on with what is added
+
+    /** The messages on screen, from the first to the chosen leaf. */
+    this.path = computed(() => {
+      const found = [];
+      for (let at = this.nodes.value.get(this.leaf.value); at; at = this.nodes.value.get(at.parent)) found.unshift(at);
+      return found;
+    });
+    /** The path, with an answer and what continues it in one. */
+    this.turns = computed(() => {
+      const turns = [];
+      for (const message of this.path.value) {
+        if (message.continues && turns.length > 0) turns.at(-1).push(message);
+        else turns.push([message]);
+      }
+      return turns;
+    });
+    /** The answer under way on this branch, or undefined. */
+    this.running = computed(() => this.path.value.find((message) => message.status.value === "running"));
   }
-}
 
-/** An answer that was arriving when the page went away is an interrupted one now. */
-function orphaned(fields) {
-  if (fields.status !== "active") return fields;
-  return { ...fields, status: "failed", error: { code: "interrupted", message: "" } };
-}
+  isAnswering() {
+    return [...this.nodes.peek().values()].some((message) => message.status.peek() === "running");
+  }
 
-/** randomUUID needs a secure context; a LAN without TLS has none. */
-function fallbackId() {
-  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+  get id() {
+    return this.row.peek()?.id ?? null;
+  }
+
+  /** Read it for the first time, or what is new since. Throws ApiError. */
+  async load() {
+    const first = this.state.peek() !== "ready";
+    const query = first ? `limit=${PAGE}` : `limit=1000&since=${this.version}`;
+    const { chat, messages, more } = await get(`/api/chats/${this.id}?${query}`);
+    batch(() => {
+      const followed = this.leaf.peek() === this.head;
+      this.merge(messages);
+      if (first) this.older.value = more;
+      this.version = Math.max(this.version, chat.version);
+      this.row.value = chat;
+      this.params.value = chat.params;
+      if (first || followed) this.leaf.value = chat.head;
+      this.head = chat.head;
+      this.state.value = "ready";
+    });
+    while (this.path.peek().length === 0 && this.older.peek() !== null) await this.loadOlder();
+  }
+
+  /** Read one message anew, and whatever else is. Throws ApiError. */
+  async loadAgain(message) {
+    this.version = Math.min(this.version, message.version - 1);
+    await this.load();
+  }
+
+  /** Read a page of older messages. Throws ApiError. */
+  async loadOlder() {
+    const before = this.older.peek();
+    if (before === null) return;
+    const { messages, more } = await get(`/api/chats/${this.id}?limit=${PAGE}&before=${encodeURIComponent(before)}`);
+    if (this.older.peek() !== before) return; // asked for twice
+    batch(() => {
+      this.merge(messages);
+      this.older.value = more;
+    });
+  }
+
+  merge(rows) {
+    if (rows.length === 0) return;
+    const nodes = new Map(this.nodes.peek());
+    for (const row of rows) {
+      const known = nodes.get(row.id);
+      if (known) known.take(row);
+      else nodes.set(row.id, new Message(row));
+    }
+    this.nodes.value = nodes;
+  }
+
+  /** Messages that the server has just added: the last of them ends the branch that is shown. */
+  append(rows) {
+    this.merge(rows);
+    this.leaf.value = this.head = rows.at(-1).id;
+  }
+
+  /** The messages that stand for the same step, the oldest first: other answers, or other wordings of a question. */
+  siblings(message) {
+    return this.#ordered(
+      (other) => other.parent === message.parent && other.role === message.role && other.continues === message.continues,
+    );
+  }
+
+  /** Show the branch through `message`, down to its newest leaf. */
+  show(message) {
+    let at = message;
+    for (let next = message; next; next = this.#ordered((other) => other.parent === at.id).at(-1)) at = next;
+    this.leaf.value = this.head = at.id;
+  }
+
+  #ordered(wanted) {
+    return [...this.nodes.value.values()].filter(wanted).sort((one, other) => one.at - other.at);
+  }
 }

@@ -1,5 +1,5 @@
 // The engine's state, asked for often while it is not ready and seldom when it is.
-import { effect, signal } from "../vendor/ui.js";
+import { effect, signal } from "../vendor/core.js";
 import { get } from "./api.js";
 import { expire, expired, user } from "./session.js";
 
@@ -9,9 +9,6 @@ const LONGEST_MS = 30_000;
 
 /** {state, phase, percent, elapsed_s, eta_s, reason, model, simulated}; null until the first answer. */
 export const engine = signal(null);
-/** The gateway cannot be reached at all. */
-export const offline = signal(false);
-
 let timer = 0;
 let failures = 0;
 
@@ -22,7 +19,6 @@ export function watchEngine() {
     if (user.value !== null && !expired.value) timer = setTimeout(ask, 0);
   });
   addEventListener("online", askSoon);
-  addEventListener("offline", () => (offline.value = true));
   document.addEventListener("visibilitychange", () => document.hidden || askSoon());
 }
 
@@ -37,12 +33,10 @@ async function ask() {
   let wait = NOT_READY_MS;
   try {
     engine.value = await get("/api/engine");
-    offline.value = !navigator.onLine; // an answer may have been under way when the network went
     failures = 0;
     if (engine.value.state === "ready") wait = READY_MS;
   } catch (error) {
     if (error.status === 401) return expire();
-    offline.value = error.status === 0;
     failures += 1;
     // Jitter, so that a team's browsers do not all come back in the same instant.
     wait = Math.min(LONGEST_MS, 1000 * 2 ** failures) * (0.5 + Math.random() / 2);

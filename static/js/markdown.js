@@ -1,7 +1,7 @@
 // Markdown to DOM. While an answer streams, only the tail that can still change is parsed again.
-import { DOMPurify, MarkdownIt, cjkFriendly } from "../vendor/markdown.js";
+import { DOMPurify, MarkdownIt, cjkFriendly } from "../vendor/core.js";
 
-const md = new MarkdownIt({ html: false, linkify: true }).use(cjkFriendly);
+const md = new MarkdownIt({ html: false, linkify: true }).use(cjkFriendly).use(math);
 // "example.com" and "a@b.c" stay text: models write many file names that look like hosts.
 md.linkify.set({ fuzzyLink: false, fuzzyEmail: false });
 
@@ -33,8 +33,9 @@ const PURIFY = {
   ALLOW_ARIA_ATTR: false,
   ALLOW_DATA_ATTR: false,
 };
+const CLASSES = /^(?:language-[\w+#.-]+|align-(?:left|center|right)|math(?: display)?|hljs-[\w-]+(?: [\w-]+)*)$/;
 DOMPurify.addHook("uponSanitizeAttribute", (_node, data) => {
-  if (data.attrName === "class") data.keepAttr = /^(?:language-[\w+#.-]+|align-(?:left|center|right))$/.test(data.attrValue);
+  if (data.attrName === "class") data.keepAttr = CLASSES.test(data.attrValue);
 });
 
 /** The only sink: HTML comes in, a sanitised DocumentFragment with our own controls around it comes out. */
@@ -72,9 +73,28 @@ function frameCode(pre, labels) {
   box.prepend(bar);
 }
 
+let enrich = null;
+let loadingEnrich = null;
+
+/** Formulas and code in `nodes` get drawn and coloured, by a module that is fetched when it is first needed. */
+function decorate(nodes, { settled, drawn }) {
+  if (!nodes.some((node) => node.querySelector("code.math, pre > code[class]"))) return;
+  const work = () => {
+    enrich.drawFormulas(nodes, drawn);
+    if (settled) enrich.colour(nodes);
+  };
+  if (enrich) return work();
+  loadingEnrich ??= import("./enrich.js");
+  loadingEnrich.then((module) => {
+    enrich = module;
+    work();
+  }, (error) => console.warn("formulas and code stay plain", error));
+}
+
 /** Draw `text` into `root` at once. */
 export function renderMarkdown(root, text, labels) {
   root.replaceChildren(toFragment(md.render(normalise(text)), labels));
+  decorate([...root.children], { settled: true });
 }
 
 /**
@@ -107,7 +127,7 @@ export class StreamingMarkdown {
     const text = normalise(received);
     this.#fence = null;
     this.#settle(text);
-    this.#drawTail(text.slice(this.#stable));
+    this.#drawTail(text.slice(this.#stable), true);
     // A link definition may stand after the text that uses it: only then is everything drawn again.
     if (Object.keys(this.#env.references ?? {}).length > 0) renderMarkdown(this.#root, text, this.#labels);
   }
@@ -121,14 +141,23 @@ export class StreamingMarkdown {
     const last = tokens.findLast((token) => token.level === 0 && token.map && token.nesting >= 0);
     if (!last || last.map[0] === 0) return;
     const settled = offsetOfLine(lines, last.map[0]);
-    this.#drawTail(lines.slice(0, settled));
+    this.#drawTail(lines.slice(0, settled), true);
     this.#stable += settled;
     this.#kept = this.#root.childNodes.length;
   }
 
-  #drawTail(tail) {
-    while (this.#root.childNodes.length > this.#kept) this.#root.lastChild.remove();
-    if (tail !== "") this.#root.append(toFragment(md.render(tail, this.#env), this.#labels));
+  #drawTail(tail, settled = false) {
+    const old = [];
+    while (this.#root.childNodes.length > this.#kept) {
+      old.push(this.#root.lastChild);
+      this.#root.lastChild.remove();
+    }
+    const drawn = enrich?.harvest(old.filter((node) => node.nodeType === Node.ELEMENT_NODE));
+    if (tail === "") return;
+    const fragment = toFragment(md.render(tail, this.#env), this.#labels);
+    const nodes = [...fragment.children];
+    this.#root.append(fragment);
+    decorate(nodes, { settled, drawn });
   }
 
   /** Append complete lines to an open fence without parsing; false when there is none or it may have ended. */
@@ -170,4 +199,84 @@ function offsetOfLine(text, line) {
   let offset = 0;
   for (let count = 0; count < line; count += 1) offset = text.indexOf("\n", offset) + 1;
   return offset;
+}
+
+// Formulas, $…$ and \(…\) in a line, $$…$$ and \[…\] as blocks, come out as <code class="math">; who draws them is
+// enrich.js. Until it has, and where it cannot, the reader sees their source.
+const FORMULA_BLOCKS = [
+  ["$$", "$$"],
+  ["\\[", "\\]"],
+];
+
+function math(md) {
+  md.inline.ruler.before("escape", "math", inline);
+  md.block.ruler.before("fence", "math", block, { alt: ["paragraph", "reference", "blockquote", "list"] });
+  md.renderer.rules.math = (tokens, index) => code(md, tokens[index].content, "math");
+  md.renderer.rules.math_block = (tokens, index) => `<p>${code(md, tokens[index].content, "math display")}</p>\n`;
+}
+
+const code = (md, source, name) => `<code class="${name}">${md.utils.escapeHtml(source)}</code>`;
+
+/**
+ * A `$` opens a formula when no space follows it, and closes one when no space stands before it and no digit follows:
+ * "it costs $5 or $6" has none (the rule of pandoc's tex_math_dollars).
+ */
+function inline(state, silent) {
+  const { src, pos } = state;
+  let open, close;
+  if (src.startsWith("\\(", pos)) [open, close] = ["\\(", src.indexOf("\\)", pos + 2)];
+  else if (src.startsWith("\\[", pos)) [open, close] = ["\\[", src.indexOf("\\]", pos + 2)];
+  else if (src.startsWith("$$", pos)) [open, close] = ["$$", src.indexOf("$$", pos + 2)];
+  else if (src[pos] === "$") [open, close] = ["$", closingDollar(src, pos + 1)];
+  else return false;
+  const content = close < 0 ? "" : src.slice(pos + open.length, close).trim();
+  if (content === "" || close + open.length > state.posMax) {
+    // "$$" must not become an opening "$" one character later
+    if (open !== "$$") return false;
+    if (!silent) state.pending += open;
+    state.pos += open.length;
+    return true;
+  }
+  if (!silent) state.push("math", "code", 0).content = content;
+  state.pos = close + open.length;
+  return true;
+}
+
+function closingDollar(src, from) {
+  if (/\s/.test(src[from] ?? " ")) return -1;
+  for (let at = from; at < src.length; at += 1) {
+    if (src[at] === "\\") at += 1;
+    else if (src[at] === "$") return /\s/.test(src[at - 1]) || /\d/.test(src[at + 1] ?? "") ? -1 : at;
+  }
+  return -1;
+}
+
+/** A block opens at the start of a line and closes at the end of one. A blank line before that makes it plain text. */
+function block(state, startLine, endLine, silent) {
+  if (state.sCount[startLine] - state.blkIndent >= 4) return false;
+  const text = (line) => state.src.slice(state.bMarks[line] + state.tShift[line], state.eMarks[line]).trimEnd();
+  const first = text(startLine);
+  const marks = FORMULA_BLOCKS.find(([open]) => first.startsWith(open));
+  if (!marks) return false;
+  const [open, close] = marks;
+  const lines = [];
+  for (let line = startLine; line < endLine; line += 1) {
+    const found = line === startLine ? first.slice(open.length) : text(line);
+    if (line > startLine && (found === "" || state.sCount[line] < state.blkIndent)) return false;
+    if (!found.endsWith(close)) {
+      lines.push(found);
+      continue;
+    }
+    lines.push(found.slice(0, -close.length));
+    const content = lines.join("\n").trim();
+    if (content === "" || content.includes(close)) return false;
+    if (silent) return true;
+    const token = state.push("math_block", "code", 0);
+    token.block = true;
+    token.content = content;
+    token.map = [startLine, line + 1];
+    state.line = line + 1;
+    return true;
+  }
+  return false;
 }

@@ -7,7 +7,7 @@ from typing import Any
 from playwright.async_api import Browser, Locator, Page, Response, expect
 
 # What the browser itself reports as console errors for answers that the page expects and handles.
-EXPECTED_STATUS = ("400", "401", "403", "413", "429", "502", "503", "504")
+EXPECTED_STATUS = ("400", "401", "403", "404", "410", "413", "429", "502", "503", "504")
 
 WATCH_VIOLATIONS = """
 window.violations = [];
@@ -36,14 +36,19 @@ class ChatPage:
         if message.type not in ("error", "warning"):
             return
         refused = any(f"status of {status}" in message.text for status in EXPECTED_STATUS)
-        cut = "net::ERR_INCOMPLETE_CHUNKED_ENCODING" in message.text or "net::ERR_INTERNET" in message.text
+        cut = (
+            "net::ERR_INCOMPLETE_CHUNKED_ENCODING" in message.text
+            or "net::ERR_INTERNET" in message.text
+            or "net::ERR_CONNECTION_RESET" in message.text
+        )
+        cut = cut or "WebSocket connection to" in message.text
         if not (refused or cut):
             self.problems.append(f"{message.type}: {message.text} ({message.location.get('url')})")
 
     async def open(self) -> None:
         """Load the chat and wait until it is drawn."""
         await self.page.goto(self.base_url)
-        await self.page.locator("main").wait_for()
+        await self.page.locator("main").wait_for(timeout=30_000)
 
     async def login(self, username: str, password: str) -> None:
         """Fill in and send the login form, whichever of the two places it stands in."""
@@ -68,6 +73,10 @@ class ChatPage:
         await expect(answer).to_have_attribute("data-status", "done", timeout=30_000)
         return answer
 
+    async def says(self, count: int, text: str) -> None:
+        """Wait until the `count`-th answer reads exactly `text`."""
+        await expect(self.answers.nth(count - 1).locator(".markdown")).to_have_text(text, timeout=30_000)
+
     @property
     def composer(self) -> Locator:
         """The field where messages are written."""
@@ -77,6 +86,15 @@ class ChatPage:
     def answers(self) -> Locator:
         """The answers on screen, complete or not."""
         return self.page.locator("article.answer")
+
+    @property
+    def chats(self) -> Locator:
+        """The entries of the list of chats."""
+        return self.page.locator(".chat-list .entry")
+
+    def button(self, name: str, **how: Any) -> Locator:
+        """A button by its exact name."""
+        return self.page.get_by_role("button", name=name, exact=True, **how)
 
     @property
     def questions(self) -> Locator:

@@ -6,6 +6,7 @@
 import os
 import shutil
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -15,6 +16,11 @@ from playwright.async_api import Browser, async_playwright
 from tests.web.backend import Backend
 from tests.web.chatpage import ChatPage, new_page
 
+PRESET = {
+    "id": "translate",
+    "name": {"en": "Translate", "zh-CN": "翻译"},
+    "params": {"system_prompt": "Translate.", "temperature": 0.3},
+}
 CHROMIUM_FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -50,7 +56,8 @@ async def browser() -> AsyncIterator[Browser]:
 async def backend() -> AsyncIterator[Backend]:
     """The double on a free port of loopback."""
     double = Backend()
-    config = {"title": "Gatehouse", "languages": ["en", "zh-CN"], "model": "gpt-oss-20b"}
+    config: dict[str, Any] = {"title": "Gatehouse", "languages": ["en", "zh-CN"], "model": "gpt-oss-20b"}
+    config |= {"defaults": {"reasoning_effort": "medium", "max_tokens": 1024}, "presets": [PRESET]}
     app = double.application(config)
     runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
     await runner.setup()

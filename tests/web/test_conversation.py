@@ -6,7 +6,7 @@ import random
 import pytest
 from playwright.async_api import Browser, expect
 
-from tests.web.backend import NAME, PASSWORD, Answer, Backend, chunk
+from tests.web.backend import NAME, PASSWORD, Backend, Script
 from tests.web.chatpage import ChatPage, new_page
 
 pytestmark = [pytest.mark.web, pytest.mark.asyncio(loop_scope="session")]
@@ -17,7 +17,7 @@ DOCUMENT = (
     "para\n# heading right after\nA setext heading\n---\n\n"
     "```python\nfor i in range(3):\n    print('``', i)\n\n\n# not a heading\n```\nafter the fence\n\n"
     "~~~\n```\ninside tildes\n~~~\n\n"
-    "| a | b |\n|:--|--:|\n| 1 | 2 |\n\ntext\n\n    indented code\n\n\n    more of it\n\n"
+    "| a | b |\n|:--|--:|\n| 1 | $x$ |\n\ntext $a_1$ and \\(b\\), 5 $ or $6\n$$\nx^2\n$$\nmore\n\n\\[\ny\n\\]\n\n$$\nopen\n\n    indented code\n\n\n    more of it\n\n"
     "- a\n  ```js\n  nested\n  ```\n- b\n\n***\n\n"
     "A [link][later], https://example.com/x。 And ![a picture](https://example.com/p.png).\n\n"
     '[later]: https://example.com/later\n"a title"\n\nLast line without end'
@@ -27,7 +27,7 @@ DOCUMENT = (
 async def test_streams_an_answer_with_its_numbers(page: ChatPage, backend: Backend) -> None:
     """The text appears while the stream is open; afterwards TTFT, speed and tokens stand below it."""
     hold = asyncio.Event()
-    backend.script.append(Answer(content=["One ", "two ", "three."], pause=0.01, hold=hold))
+    backend.script.append(Script(content=["One ", "two ", "three."], pause=0.01, hold=hold))
     await page.enter(NAME, PASSWORD)
     await page.ask("Count")
     await expect(page.answers.first.locator(".markdown")).to_have_text("One two three.")
@@ -37,46 +37,44 @@ async def test_streams_an_answer_with_its_numbers(page: ChatPage, backend: Backe
     await expect(answer.locator(".stats")).to_contain_text("first token after")
     await expect(answer.locator(".stats")).to_contain_text("12 in, 34 out")
     await expect(page.page.get_by_role("status")).to_have_text("Answer ready")
-    assert backend.requests[0]["messages"] == [{"role": "user", "content": "Count"}]
-    assert backend.requests[0]["stream_options"] == {"include_usage": True}
+    [request] = backend.requests
+    assert (request["parent"], request["content"]) == (None, "Count")
 
 
-async def test_earlier_turns_are_sent_along_without_their_thinking(page: ChatPage, backend: Backend) -> None:
-    """The second request carries the first question and answer, and no reasoning."""
-    backend.script.append(Answer(reasoning=["Hmm."], content=["Four."]))
+async def test_a_question_follows_the_answer_before_it(page: ChatPage, backend: Backend) -> None:
+    """The second question is asked in the same chat, with the first answer as its parent."""
     await page.enter(NAME, PASSWORD)
     await page.ask("2 + 2?")
     await page.answered()
     await page.ask("And 3 + 3?")
     await page.answered(2)
-    assert backend.requests[1]["messages"] == [
-        {"role": "user", "content": "2 + 2?"},
-        {"role": "assistant", "content": "Four."},
-        {"role": "user", "content": "And 3 + 3?"},
+    [chat] = backend.chats.chats.values()
+    assert [(m["role"], m["parent"]) for m in chat.messages[2:]] == [
+        ("user", chat.messages[1]["id"]),
+        ("assistant", chat.messages[2]["id"]),
     ]
 
 
-async def test_stop_keeps_the_text_and_ends_the_request(page: ChatPage, backend: Backend) -> None:
-    """Stop closes the connection, which the gateway sees, and what had arrived stays."""
-    answer = Answer(content=["Once upon ", "a time"], hold=asyncio.Event())
+async def test_stop_keeps_the_text_and_ends_the_run(page: ChatPage, backend: Backend) -> None:
+    """Stop ends the run, and what had arrived stays."""
+    answer = Script(content=["Once upon ", "a time"], hold=asyncio.Event())
     backend.script.append(answer)
     await page.enter(NAME, PASSWORD)
     await page.ask("Tell a story")
     await expect(page.answers.first.locator(".markdown")).to_have_text("Once upon a time")
-    await page.page.get_by_role("button", name="Stop").click()
-    await asyncio.wait_for(answer.client_left.wait(), 30)
+    await page.button("Stop").click()
+    await asyncio.wait_for(answer.stopped.wait(), 30)
     await expect(page.answers.first).to_have_attribute("data-status", "stopped")
     await expect(page.answers.first.locator(".markdown")).to_have_text("Once upon a time")
     await expect(page.page.get_by_role("button", name="Send")).to_be_visible()
 
 
-@pytest.mark.parametrize("field", ["reasoning", "reasoning_content"])
-async def test_thinking_is_shown_then_folded(page: ChatPage, backend: Backend, field: str) -> None:
-    """Both names of the field open a block while the model thinks; it folds when the answer begins, with its time."""
+async def test_thinking_is_shown_then_folded(page: ChatPage, backend: Backend) -> None:
+    """A block is open while the model thinks; it folds when the answer begins, with its time."""
     hold = asyncio.Event()
     backend.script += [
-        Answer(pieces=[chunk(**{field: "First\nsecond"})], hold=hold),
-        Answer(pieces=[chunk(**{field: "First\nsecond"})], content=["Done."]),
+        Script(reasoning=["First\nsecond"], hold=hold),
+        Script(reasoning=["First\nsecond"], content=["Done."]),
     ]
     await page.enter(NAME, PASSWORD)
     await page.ask("Think")
@@ -95,13 +93,13 @@ async def test_thinking_is_shown_then_folded(page: ChatPage, backend: Backend, f
 
 async def test_thinking_that_uses_the_whole_limit_is_explained(page: ChatPage, backend: Backend) -> None:
     """finish_reason length without content offers a larger limit, which the next request then asks for."""
-    backend.script.append(Answer(reasoning=["Long thoughts"], finish="length"))
+    backend.script.append(Script(reasoning=["Long thoughts"], finish="length"))
     await page.enter(NAME, PASSWORD)
     await page.ask("Hard question")
     await expect(page.answers.first).to_contain_text("The thinking used up the whole length limit")
     await page.page.get_by_role("button", name="Again with 2,048 tokens").click()
     await page.answered()
-    assert backend.requests[1]["max_tokens"] == 2048
+    assert backend.requests[1]["params"]["max_tokens"] == 2048
     await expect(page.answers.first).to_contain_text("2/2")
 
 
@@ -118,19 +116,119 @@ async def test_reload_keeps_transcript_and_draft(page: ChatPage) -> None:
     await expect(page.composer).to_have_value("half a though")
 
 
-async def test_reload_in_mid_answer_keeps_what_arrived_and_says_so(page: ChatPage, backend: Backend) -> None:
-    """An answer that was arriving is shown as interrupted, with a retry that adds a second answer."""
-    backend.script.append(Answer(content=["The first half"], hold=asyncio.Event()))
+async def test_reload_in_mid_answer_goes_on(page: ChatPage, backend: Backend) -> None:
+    """An answer that is on its way is still on its way after a reload: no text twice, none missing."""
+    hold = asyncio.Event()
+    backend.script.append(Script(content=["one ", "two ", "three "], hold=hold))
+    await page.enter(NAME, PASSWORD)
+    await page.ask("Count")
+    await page.says(1, "one two three")
+    await page.page.reload()
+    await page.says(1, "one two three")
+    await expect(page.button("Stop")).to_be_visible()
+    hold.set()
+    await page.answered()
+    await page.says(1, "one two three")
+    await expect(page.questions).to_have_text(["Count"])
+
+
+async def test_continue_goes_on_in_the_same_text(page: ChatPage, backend: Backend) -> None:
+    """An answer that the limit cut in the middle of a fence is continued inside that fence."""
+    backend.script += [
+        Script(content=["```js\nlet a = 1;\n"], finish="length"),
+        Script(content=["let b = 2;\n```\nDone."]),
+    ]
+    await page.enter(NAME, PASSWORD)
+    await page.ask("Code")
+    await page.button("Continue").click()
+    answer = page.answers.first
+    await expect(answer.locator("pre")).to_have_text("let a = 1;\nlet b = 2;\n")
+    await expect(answer.locator(".markdown > p")).to_have_text("Done.")
+    await expect(page.answers).to_have_count(1)
+    assert backend.requests[1]["parent"] == backend.chats.runs[backend.requests[1]["parent"]].message["id"]
+    assert "content" not in backend.requests[1]
+
+
+async def test_an_edited_question_is_a_branch(page: ChatPage, backend: Backend) -> None:
+    """Editing asks beside the first wording; ‹2/2› leads back to it, and the choice is told to the server."""
+    await page.enter(NAME, PASSWORD)
+    await page.ask("Frist")
+    await page.answered()
+    await page.questions.first.hover()
+    await page.button("Edit").click()
+    field = page.page.get_by_role("textbox", name="Edit")
+    await field.fill("First")
+    backend.script.append(Script(content=["Second answer."]))
+    await field.press("Enter")
+    await page.says(1, "Second answer.")
+    await expect(page.questions).to_have_text(["First"])
+    await page.answered()
+    await page.button("Previous wording").click()
+    await expect(page.questions).to_have_text(["Frist"])
+    await page.says(1, "Hello there.")
+    [chat] = backend.chats.chats.values()
+    async with asyncio.timeout(30):
+        while chat.row["head"] != chat.messages[1]["id"]:
+            await asyncio.sleep(0.02)
+
+
+async def test_messages_wait_for_their_turn(page: ChatPage, backend: Backend) -> None:
+    """During an answer Enter puts messages in a line: edited, taken out, and sent one at a time."""
+    hold = asyncio.Event()
+    backend.script += [Script(content=["One."], hold=hold), Script(content=["Two."]), Script(content=["Three."])]
+    await page.enter(NAME, PASSWORD)
+    await page.ask("First")
+    await page.says(1, "One.")
+    for text in ("Secnod", "never", "Third"):
+        await page.ask(text)
+    waiting = page.page.locator(".waiting li")
+    await expect(waiting).to_have_count(3)
+    await waiting.nth(1).get_by_role("button", name="Remove").click()
+    await waiting.nth(0).get_by_role("button", name="Edit").click()
+    await waiting.nth(0).get_by_role("textbox").fill("Second")
+    await page.page.reload()  # what waits survives
+    await expect(waiting).to_have_count(2)
+    await waiting.nth(0).get_by_role("button", name="Edit").click()
+    await waiting.nth(0).get_by_role("textbox").fill("Second")
+    await waiting.nth(0).get_by_role("textbox").press("Enter")
+    assert len(backend.requests) == 1
+    hold.set()
+    await page.says(3, "Three.")
+    await expect(page.questions).to_have_text(["First", "Second", "Third"])
+    await expect(waiting).to_have_count(0)
+
+
+async def test_a_place_in_the_line_is_shown(page: ChatPage, backend: Backend) -> None:
+    """Queued runs say how many are ahead and how long about; cancelling there ends the run."""
+    script = Script(before=[{"t": "queued", "ahead": 3, "eta_s": 8}], hold=asyncio.Event())
+    backend.script.append(script)
     await page.enter(NAME, PASSWORD)
     await page.ask("Hi")
-    await expect(page.answers.first.locator(".markdown")).to_have_text("The first half")
-    await page.page.reload()
-    await expect(page.answers.first).to_contain_text("The answer was cut off before its end.")
-    await expect(page.answers.first.locator(".markdown")).to_have_text("The first half")
-    await page.page.get_by_role("button", name="Try again").click()
-    await expect((await page.answered()).locator(".markdown")).to_have_text("Hello there.")
-    await page.page.get_by_role("button", name="Previous answer").click()
-    await expect(page.answers.first.locator(".markdown")).to_have_text("The first half")
+    await expect(page.answers.first).to_contain_text("3 ahead of you · about 8\u00a0s")
+    await expect(page.page.get_by_role("status").last).to_have_text("Queued, 3 ahead")
+    await page.answers.first.get_by_role("button", name="Cancel").click()
+    await asyncio.wait_for(script.stopped.wait(), 30)
+    await expect(page.answers.first).to_have_attribute("data-status", "stopped")
+
+
+async def test_text_files_go_along(page: ChatPage, backend: Backend) -> None:
+    """A text file is part of the message and shown as a file; what is no text, or too large, is refused with the reason."""
+    await page.enter(NAME, PASSWORD)
+    files = [
+        {"name": "notes.txt", "mimeType": "text/plain", "buffer": "甲\n</file>\n乙".encode()},
+        {"name": "image.png", "mimeType": "image/png", "buffer": b"\x89PNG\r\n\x1a\n\xff"},
+        {"name": "large.txt", "mimeType": "text/plain", "buffer": b"x" * 300_000},
+    ]
+    await page.page.locator("input[type=file]").set_input_files(files)
+    await expect(page.page.locator(".files li")).to_have_text(["notes.txt"])
+    await expect(page.page.locator(".toast")).to_contain_text(["image.png is not a text file", "large.txt is larger"])
+    await page.ask("What is in it?")
+    await page.answered()
+    assert backend.requests[0]["content"] == (
+        '<file name="notes.txt" length="11">\n甲\n</file>\n乙\n</file>\n\nWhat is in it?'
+    )
+    await expect(page.page.locator(".attachment summary")).to_contain_text("notes.txt")
+    await expect(page.questions).to_have_text(["What is in it?"])
 
 
 async def test_enter_that_confirms_a_candidate_does_not_send(page: ChatPage, backend: Backend) -> None:
@@ -149,7 +247,7 @@ async def test_enter_that_confirms_a_candidate_does_not_send(page: ChatPage, bac
     assert backend.requests == []
     await page.composer.press("Enter")
     await page.answered()
-    assert backend.requests[0]["messages"][-1]["content"] == "你好"
+    assert backend.requests[0]["content"] == "你好"
 
 
 async def test_on_a_touch_screen_enter_is_a_new_line(browser: Browser, backend: Backend) -> None:
@@ -178,7 +276,7 @@ async def test_chinese_browser_gets_a_chinese_page(browser: Browser, backend: Ba
         await page.ask("你好")
         await page.answered()
         assert await page.page.evaluate("() => document.documentElement.lang") == "zh-CN"
-        await page.page.get_by_role("button", name="账户与外观").click()
+        await page.page.get_by_role("button", name="Lin 的账户").click()
         await page.page.get_by_text("English").click()
         await expect(page.page.get_by_role("button", name="Sign out")).to_be_visible()
         await expect(page.questions).to_have_text(["你好"])
@@ -199,9 +297,13 @@ async def test_any_chunking_draws_what_one_piece_draws(page: ChatPage, seed: int
           const labels = { copy: "Copy", code: "Code" };
           const [one, other] = [document.createElement("div"), document.createElement("div")];
           const stream = new StreamingMarkdown(one, labels);
+          document.body.append(one, other);
+          await import(document.querySelector("script[type=module]").src.replace("main.js", "enrich.js"));
           for (const cut of cuts) stream.update(text.slice(0, cut));
           stream.finish(text);
           renderMarkdown(other, text, labels);
+          const drawn = (root) => root.querySelectorAll(".katex").length === 5 && root.querySelectorAll(".hljs-keyword").length === 2;
+          while (!drawn(one) || !drawn(other)) await new Promise((resolve) => setTimeout(resolve, 20));
           return [one.innerHTML, other.innerHTML];
         }""",
         [DOCUMENT, cuts],

@@ -13,7 +13,8 @@ import { build } from "esbuild";
 
 const HERE = path.dirname(fileURLToPath(import.meta.url));
 const TARGET = path.resolve(HERE, "../../static/vendor");
-const BUNDLES = ["ui", "markdown"];
+const BUNDLES = ["core", "highlight", "katex"];
+const KATEX = path.join(HERE, "node_modules/katex/dist");
 const CHECK = process.argv.includes("--check");
 
 const lock = JSON.parse(await readFile(path.join(HERE, "package-lock.json"), "utf8"));
@@ -45,18 +46,28 @@ for (const name of BUNDLES) {
   };
 }
 
+// KaTeX's style sheet with its fonts in the one format that every supported browser reads.
+const sheet = (await readFile(path.join(KATEX, "katex.min.css"), "utf8")).replace(/,url\([^)]*\.(?:woff|ttf)\) format\("\w+"\)/g, "");
+if (/\.(?:woff|ttf)\b/.test(sheet)) throw new Error("katex.css names fonts that are not vendored");
+add("katex.css", Buffer.from(sheet));
+for (const [, font] of sheet.matchAll(/url\((fonts\/\w+(?:-\w+)?\.woff2)\)/g)) add(font, await readFile(path.join(KATEX, font)));
+
 const texts = [];
 for (const [title, directory] of [...licences].sort()) texts.push(`${title}\n\n${await licenceText(directory)}`);
 const licenceFile = Buffer.from(texts.join(`\n\n${"-".repeat(80)}\n\n`) + "\n");
-outputs.set("LICENSES.txt", licenceFile);
-manifest.files["LICENSES.txt"] = { sha256: sha256(licenceFile), bytes: licenceFile.length };
+add("LICENSES.txt", licenceFile);
 outputs.set("VENDOR.json", Buffer.from(JSON.stringify(manifest, null, 2) + "\n"));
 
 if (CHECK) await compare();
 else {
-  await mkdir(TARGET, { recursive: true });
+  await mkdir(path.join(TARGET, "fonts"), { recursive: true });
   for (const [name, bytes] of outputs) await writeFile(path.join(TARGET, name), bytes);
   console.log([...outputs].map(([name, bytes]) => `${name} ${bytes.length}`).join("\n"));
+}
+
+function add(name, bytes) {
+  outputs.set(name, bytes);
+  manifest.files[name] = { sha256: sha256(bytes), bytes: bytes.length };
 }
 
 /** The packages whose files esbuild put into the bundle, with what the lock file says about each. */
@@ -85,7 +96,9 @@ async function compare() {
     const committed = await readFile(path.join(TARGET, name)).catch(() => Buffer.alloc(0));
     if (!Buffer.from(bytes).equals(committed)) differing.push(name);
   }
-  const extra = (await readdir(TARGET)).filter((name) => !outputs.has(name));
+  const found = await readdir(TARGET, { recursive: true, withFileTypes: true });
+  const names = found.filter((entry) => entry.isFile()).map((entry) => path.relative(TARGET, path.join(entry.parentPath, entry.name)));
+  const extra = names.filter((name) => !outputs.has(name));
   if (differing.length + extra.length === 0) return;
   console.error(`static/vendor is not what the lock file makes: ${[...differing, ...extra].join(", ")}`);
   process.exitCode = 1;

@@ -1,43 +1,28 @@
 // The own account: password, where one is signed in, tokens for one's own programs. Fetched when first opened.
-import { html, useEffect, useRef, useSignal } from "../../vendor/ui.js";
-import { get, post, request } from "../api.js";
-import { language, number } from "../i18n.js";
-import { TEXTS } from "./account.texts.js";
-import { CopyButton, IconButton } from "./common.js";
+import { html, useEffect, useSignal } from "../../vendor/core.js";
+import { get, post, remove } from "../api.js";
+import { language, number, t } from "../i18n.js";
+import { CopyButton, Overlay, explain } from "./common.js";
 
-const t = (key, values = {}) =>
-  (TEXTS[language.value] ?? TEXTS.en)[key].replace(/\{(\w+)\}/g, (_, name) => values[name]);
-const remove = (path) => request("DELETE", path, {});
 const day = (seconds) => new Date(seconds * 1000).toLocaleDateString(language.value, { dateStyle: "medium" });
 const moment = (seconds) =>
   new Date(seconds * 1000).toLocaleString(language.value, { dateStyle: "medium", timeStyle: "short" });
 
-function explain(error) {
-  const key = `error.${error.code}`;
-  return key in TEXTS.en ? t(key) : t(error.status === 0 ? "error.network" : "error.other");
-}
-
 export function AccountPage({ close }) {
-  const dialog = useRef(null);
   const account = useSignal(null);
   const error = useSignal(null);
   useEffect(() => {
-    dialog.current.showModal();
     get("/api/account").then((got) => (account.value = got), (failure) => (error.value = failure));
   }, []);
   return html`
-    <dialog ref=${dialog} class="overlay account" aria-labelledby="account-title" onClose=${close}>
-      <div class="panel-head">
-        <h2 id="account-title">${t("title")}</h2>
-        <${IconButton} icon="close" label=${t("close")} onClick=${() => dialog.current.close()} />
-      </div>
+    <${Overlay} title=${t("account.title")} class="page account" close=${close}>
       <${Failure} error=${error} />
       ${account.value && html`
         ${account.value.has_password && html`<${Password} />`}
         <${Sessions} />
         <${Tokens} account=${account.value} />
       `}
-    </dialog>
+    <//>
   `;
 }
 
@@ -61,12 +46,12 @@ function Password() {
   };
   return html`
     <section>
-      <h3>${t("password")}</h3>
+      <h3>${t("account.password")}</h3>
       <form class="login" onSubmit=${submit}>
-        <label><span>${t("password.current")}</span><input name="current" type="password" required autocomplete="current-password" /></label>
-        <label><span>${t("password.new")}</span><input name="next" type="password" required minlength="10" maxlength="256" autocomplete="new-password" /></label>
-        <button class="button">${t("password.change")}</button>
-        <p class="small muted" role="status">${t(done.value ? "password.done" : "password.note")}</p>
+        <label><span>${t("account.password.current")}</span><input name="current" type="password" required autocomplete="current-password" /></label>
+        <label><span>${t("account.password.new")}</span><input name="next" type="password" required minlength="10" maxlength="256" autocomplete="new-password" /></label>
+        <button class="button">${t("account.password.change")}</button>
+        <p class="small muted" role="status">${t(done.value ? "account.password.done" : "account.password.note")}</p>
         <${Failure} error=${error} />
       </form>
     </section>
@@ -95,15 +80,15 @@ function Sessions() {
   const end = (id) => act(() => remove(`/api/account/sessions/${id}`));
   return html`
     <section>
-      <h3>${t("sessions")}</h3>
+      <h3>${t("account.sessions")}</h3>
       <ul class="entries">
         ${list.value.map((session) => html`
           <li key=${session.id}>
             <span>
-              ${session.current ? html`<b>${t("sessions.this")}</b>` : t("sessions.seen", { when: moment(session.seen_at) })}
+              ${session.current ? html`<b>${t("account.sessions.this")}</b>` : t("account.sessions.seen", { when: moment(session.seen_at) })}
               <small class="muted">${session.address} · ${session.user_agent}</small>
             </span>
-            ${!session.current && html`<button type="button" class="button" onClick=${() => end(session.id)}>${t("sessions.end")}</button>`}
+            ${!session.current && html`<button type="button" class="button" onClick=${() => end(session.id)}>${t("account.sessions.end")}</button>`}
           </li>
         `)}
       </ul>
@@ -123,27 +108,27 @@ function Tokens({ account }) {
   const revoke = (id) => act(() => remove(`/api/account/tokens/${id}`));
   return html`
     <section>
-      <h3>${t("tokens")}</h3>
-      <p class="small muted">${t("tokens.note")}</p>
+      <h3>${t("account.tokens")}</h3>
+      <p class="small muted">${t("account.tokens.note")}</p>
       <form class="row" onSubmit=${make}>
         <label class="field">
-          <span>${t("tokens.days")}</span>
+          <span>${t("account.tokens.days")}</span>
           <input name="days" type="number" required min="1" max=${account.max_token_days} step="1" defaultValue="90" />
         </label>
-        <button class="button">${t("tokens.make")}</button>
+        <button class="button">${t("account.tokens.make")}</button>
       </form>
       ${made.value && html`
-        <p role="status">${t("tokens.once")}</p>
+        <p role="status">${t("account.tokens.once")}</p>
         <p class="row"><code class="secret">${made.value.token}</code><${CopyButton} text=${() => made.value.token} label=${t("copy")} /></p>
       `}
       <ul class="entries">
         ${list.value.map((token) => html`
           <li key=${token.id} data-state=${token.state}>
             <span>
-              <code>${token.id}</code> ${t(`state.${token.state}`, { when: day(token.expires_at) })}
+              <code>${token.id}</code> ${t(`account.state.${token.state}`, { when: day(token.expires_at) })}
               <small class="muted">${[token.scopes.join(" "), token.models.join(" "), limits(token)].filter(Boolean).join(" · ")}</small>
             </span>
-            ${token.state === "active" && html`<button type="button" class="button" onClick=${() => revoke(token.id)}>${t("tokens.revoke")}</button>`}
+            ${token.state === "active" && html`<button type="button" class="button" onClick=${() => revoke(token.id)}>${t("account.tokens.revoke")}</button>`}
           </li>
         `)}
       </ul>
@@ -153,7 +138,10 @@ function Tokens({ account }) {
 }
 
 /** What a token may use, in words; the limits are its member's, shared with everything else of theirs. */
-function limits({ limits: plan }) {
-  const shown = ["requests_per_minute", "tokens_per_minute", "tokens_per_day", "concurrent_requests"];
-  return shown.filter((name) => plan?.[name] != null).map((name) => t(name, { n: number(plan[name]) })).join(", ");
+const limits = ({ limits: plan }) => limitTexts(plan).join(", ");
+
+/** The limits of a plan, one text each. */
+export function limitTexts(plan) {
+  const shown = ["requests_per_minute", "tokens_per_minute", "concurrent_requests", "tokens_per_day", "tokens_per_month", "max_tokens"];
+  return shown.filter((name) => plan?.[name] != null).map((name) => t(`limit.${name}`, { n: number(plan[name]) }));
 }

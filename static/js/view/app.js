@@ -1,57 +1,81 @@
-// The page: the login alone, or the chat with its bar, thread and composer.
-import { html, useSignal } from "../../vendor/ui.js";
-import { clear, path } from "../conversation.js";
-import { engine, offline } from "../engine.js";
-import { LANGUAGES, has, language, t } from "../i18n.js";
-import { active, stop } from "../run.js";
-import { checkSession, expired, logout, unreachable, user } from "../session.js";
+// The page: the login alone, or the chats beside the thread, its composer and the parameters.
+import { html, useEffect, useRef, useSignal } from "../../vendor/core.js";
+import { current, refresh, startNew } from "../chats.js";
+import { engine } from "../engine.js";
+import { has, span, t } from "../i18n.js";
+import { line, outdated } from "../link.js";
+import { checkSession, expired, unreachable, user } from "../session.js";
 import { change, config, settings } from "../settings.js";
-import { Announcer, Icon, IconButton } from "./common.js";
+import { Announcer, IconButton, Later, Page, Toasts, roomForPanel, roomForSidebar } from "./common.js";
 import { Composer } from "./composer.js";
-import { LoginOverlay, LoginPage } from "./login.js";
+import { Sidebar } from "./sidebar.js";
 import { Thread } from "./thread.js";
 
 export function App() {
   if (unreachable.value && user.value === null) return html`<${Unreachable} />`;
-  if (user.value === null) return html`<${LoginPage} choices=${html`<${LanguageChoice} />`} />`;
+  if (user.value === null) return html`<${Later} importing=${() => import("./login.js").then((module) => module.LoginPage)} />`;
   return html`
     <${Chat} />
-    ${expired.value && html`<${LoginOverlay} />`}
+    <${Page} />
+    ${expired.value && html`<${Later} importing=${() => import("./login.js").then((module) => module.LoginOverlay)} />`}
+    <${Toasts} />
     <${Announcer} />
   `;
 }
 
 function Chat() {
-  const Panel = useSignal(null);
-  const panelOpen = useSignal(false);
-  const togglePanel = async () => {
-    Panel.value ??= (await import("./panel.js")).ParameterPanel;
-    panelOpen.value = !panelOpen.value;
+  const panel = useSignal(false);
+  const drawer = useSignal(false);
+  const sidebarShown = roomForSidebar.value ? settings.value.sidebar !== false : drawer.value;
+  const leave = (byButton) => {
+    if (!roomForSidebar.peek()) drawer.value = false;
+    else if (byButton === true) change({ sidebar: false });
   };
-  const startNew = () => {
-    stop();
-    clear();
-    document.getElementById("composer-input")?.focus();
-  };
+  const showSidebar = () => (roomForSidebar.peek() ? change({ sidebar: true }) : (drawer.value = true));
   return html`
     <div class="chat">
-      <header class="bar">
-        <span class="brand"><${Icon} name="brand" /><b>${config.value.title}</b></span>
-        <${Model} />
-        <span class="spring" />
-        <${IconButton} icon="add" label=${t("chat.new")} onClick=${startNew} disabled=${path.value.length === 0} />
-        <${IconButton} icon="sliders" label=${t("panel.title")} aria-expanded=${panelOpen.value} onClick=${togglePanel} />
-        <${Account} />
-      </header>
-      <main class="column">
-        <${EngineNotice} />
-        <${Thread} />
-        <${Composer} />
-      </main>
-      ${panelOpen.value && html`<${Panel.value} close=${() => (panelOpen.value = false)} />`}
+      ${sidebarShown && roomForSidebar.value && html`<${Sidebar} leave=${leave} />`}
+      ${sidebarShown && !roomForSidebar.value && html`<${Drawer} label=${t("chats")} close=${() => (drawer.value = false)}><${Sidebar} leave=${leave} /><//>`}
+      <div class="middle">
+        <header class="bar">
+          ${!(sidebarShown && roomForSidebar.value) && html`<${IconButton} icon="sidebar" label=${t("sidebar.show")} onClick=${showSidebar} />`}
+          <${Title} />
+          <span class="spring" />
+          <${Model} />
+          ${!(sidebarShown && roomForSidebar.value) && html`<${IconButton} icon="add" label=${t("chat.new")} onClick=${() => startNew()} />`}
+          <${IconButton} icon="sliders" label=${t("panel.title")} aria-expanded=${panel.value} onClick=${() => (panel.value = !panel.value)} />
+        </header>
+        <main class="column">
+          <${Notices} />
+          <${Thread} />
+          <${Composer} />
+        </main>
+      </div>
+      ${panel.value && html`<${Panel} close=${() => (panel.value = false)} />`}
     </div>
   `;
 }
+
+/** A sheet that slides in from the side and takes the focus; Escape and a click beside it close it. */
+function Drawer({ label, close, side = "left", children }) {
+  const dialog = useRef(null);
+  useEffect(() => {
+    dialog.current.showModal();
+  }, []);
+  return html`
+    <dialog ref=${dialog} class="drawer ${side}" aria-label=${label} onClose=${close} onClick=${(event) => event.target === dialog.current && close()}>
+      ${children}
+    </dialog>
+  `;
+}
+
+function Panel({ close }) {
+  const panel = html`<${Later} importing=${() => import("./panel.js").then((module) => module.ParameterPanel)} close=${close} />`;
+  if (roomForPanel.value) return html`<aside class="panel" aria-label=${t("panel.title")}>${panel}</aside>`;
+  return html`<${Drawer} label=${t("panel.title")} side="right" close=${close}>${panel}<//>`;
+}
+
+const Title = () => html`<h1 class="chat-title">${current.value.row.value?.title || t("chat.new")}</h1>`;
 
 function Model() {
   const { model, simulated, state } = engine.value ?? {};
@@ -62,9 +86,19 @@ function Model() {
   `;
 }
 
-/** Loading with its progress, a lost connection, a failed engine: one line above the thread, or nothing. */
+/** One line above the thread, or nothing: no connection, an engine that is not ready, a new version. */
+function Notices() {
+  if (line.value === "lost") return html`<p class="notice" data-state="offline" role="status">${t("link.lost")}</p>`;
+  return html`
+    ${outdated.value && html`
+      <p class="notice update"><span>${t("update")}</span> <button type="button" class="button" onClick=${() => location.reload()}>${t("update.reload")}</button></p>
+    `}
+    <${EngineNotice} />
+    <${ChatNotice} />
+  `;
+}
+
 function EngineNotice() {
-  if (offline.value) return html`<p class="notice" role="status">${t("engine.offline")}</p>`;
   if (engine.value === null || engine.value.state === "ready") return null;
   const { state, phase, percent, elapsed_s: elapsed, reason } = engine.value;
   const stateText = t(has(`engine.${state}`) ? `engine.${state}` : "engine.other");
@@ -72,7 +106,7 @@ function EngineNotice() {
   const parts = [
     stateText,
     phaseText && (percent == null ? phaseText : `${phaseText} ${Math.round(percent)}\u00a0%`),
-    elapsed != null && t("seconds", { n: Math.round(elapsed) }),
+    elapsed != null && span(elapsed),
     state === "failed" && reason,
   ];
   return html`
@@ -83,70 +117,15 @@ function EngineNotice() {
   `;
 }
 
-function Account() {
-  const failed = useSignal(false);
-  const Page = useSignal(null);
-  const pageOpen = useSignal(false);
-  const openPage = async () => {
-    document.getElementById("account").hidePopover();
-    Page.value ??= (await import("./account.js")).AccountPage;
-    pageOpen.value = true;
-  };
-  const leave = async () => {
-    if (active.value) stop();
-    failed.value = await logout().then(() => false, () => true);
-  };
-  const { name, display_name: displayName, team, plan } = user.value ?? {}; // null for a moment while signing out
-  return html`
-    <${IconButton} icon="user" label=${t("account")} popovertarget="account" />
-    <div id="account" class="popover" popover>
-      <p class="who"><b>${displayName || name}</b><small>${[team, plan].filter(Boolean).join(" · ")}</small></p>
-      <${Choice}
-        label=${t("theme")}
-        options=${["auto", "light", "dark"].map((value) => [value, t(`theme.${value}`)])}
-        value=${settings.value.theme ?? "auto"}
-        onChoose=${(theme) => change({ theme })}
-      />
-      <${LanguageChoice} />
-      <button type="button" class="button wide" onClick=${openPage}>${t("account.page")}</button>
-      <button type="button" class="button wide" onClick=${leave}>${t("logout")}</button>
-      ${failed.value && html`<p class="form-error" role="alert">${t("error.network")}</p>`}
-    </div>
-    ${pageOpen.value && html`<${Page.value} close=${() => (pageOpen.value = false)} />`}
-  `;
-}
-
-function LanguageChoice() {
-  const offered = config.value.languages.filter((tag) => tag in LANGUAGES);
-  if (offered.length < 2) return null;
-  return html`
-    <${Choice}
-      label=${t("language")}
-      options=${offered.map((tag) => [tag, LANGUAGES[tag]])}
-      value=${language.value}
-      onChoose=${(tag) => change({ language: tag })}
-    />
-  `;
-}
-
-/** A few exclusive options as one row of radio buttons. */
-export function Choice({ label, options, value, onChoose }) {
-  const group = `choice-${label}`;
-  return html`
-    <fieldset class="choice">
-      <legend>${label}</legend>
-      <div>
-        ${options.map(
-          ([option, text]) => html`
-            <label key=${option} lang=${option in LANGUAGES ? option : undefined}>
-              <input type="radio" name=${group} checked=${option === value} onChange=${() => onChoose(option)} />
-              <span>${text}</span>
-            </label>
-          `,
-        )}
-      </div>
-    </fieldset>
-  `;
+/** A chat that is not there, or could not be read. */
+function ChatNotice() {
+  const conversation = current.value;
+  const state = conversation.state.value;
+  if (state === "missing") {
+    return html`<p class="notice" role="status">${t("chat.missing")} <button type="button" class="button" onClick=${() => startNew()}>${t("chat.new")}</button></p>`;
+  }
+  if (state !== "failed") return null;
+  return html`<p class="notice" role="status">${t("chat.failed")} <button type="button" class="button" onClick=${() => refresh(conversation)}>${t("retry")}</button></p>`;
 }
 
 const Unreachable = () => html`

@@ -1,6 +1,9 @@
 // Small pieces that several components share.
-import { html, signal, useEffect, useSignal } from "../../vendor/ui.js";
-import { has, t } from "../i18n.js";
+import { html, signal, useEffect, useRef, useSignal } from "../../vendor/core.js";
+import { LANGUAGES, has, language, needTexts, t } from "../i18n.js";
+import { change, config } from "../settings.js";
+
+const TOAST_MS = 8000;
 
 const ICONS = {
   brand: "M5 21V10l7-6 7 6v11M9 21v-6a3 3 0 0 1 6 0v6",
@@ -16,6 +19,14 @@ const ICONS = {
   left: "M15 6l-6 6 6 6",
   right: "M9 6l6 6-6 6",
   close: "M6 6l12 12M18 6L6 18",
+  sidebar: "M4 5h16v14H4zM10 5v14",
+  search: "M11 18a7 7 0 1 0 0-14 7 7 0 0 0 0 14zM16 16l5 5",
+  edit: "M4 20h4L20 8l-4-4L4 16zM14 6l4 4",
+  clip: "M20 11l-8.5 8.5a5 5 0 0 1-7-7L13 4a3.3 3.3 0 0 1 4.7 4.7L9.4 17a1.7 1.7 0 0 1-2.4-2.4L14.5 7",
+  more: "M5 12h.01M12 12h.01M19 12h.01",
+  pin: "M9 4h6l-1 6 3 3v2H7v-2l3-3zM12 15v6",
+  trash: "M4 7h16M9 7V4h6v3M6 7l1 13h10l1-13",
+  file: "M6 3h8l4 4v14H6zM14 3v4h4",
 };
 
 /** A decorative line drawing; the control around it carries the name. */
@@ -29,6 +40,133 @@ export const IconButton = ({ icon, label, class: extra = "", ...rest }) => html`
     <${Icon} name=${icon} />
   </button>
 `;
+
+/** Whether the window is at least so wide; components that read it follow. */
+const wideEnough = (query) => {
+  const media = matchMedia(query);
+  const matches = signal(media.matches);
+  media.addEventListener("change", () => (matches.value = media.matches));
+  return matches;
+};
+export const roomForSidebar = wideEnough("(min-width: 768px)");
+export const roomForPanel = wideEnough("(min-width: 1024px)");
+
+/** A button that opens a menu of commands: [{icon, text, run, danger}]. */
+export function Menu({ icon, label, items, id }) {
+  const list = useRef(null);
+  const isOpen = useSignal(false);
+  const place = (event) => event.newState === "open" && placeBeside(list.current, list.current.previousElementSibling);
+  const choose = (run) => () => {
+    list.current.hidePopover();
+    run();
+  };
+  return html`
+    <${IconButton} icon=${icon} label=${label} popovertarget=${id} />
+    <div
+      id=${id} ref=${list} class="popover menu" popover role="group" aria-label=${label}
+      onBeforeToggle=${(event) => (isOpen.value = event.newState === "open")} onToggle=${place}
+    >
+      ${isOpen.value && items.map(({ icon: name, text, run, danger }) => html`
+        <button type="button" class=${danger ? "danger" : ""} onClick=${choose(run)}><${Icon} name=${name} />${text}</button>
+      `)}
+    </div>
+  `;
+}
+
+/** Below its button where there is room, else above; never outside the window. */
+export function placeBeside(popover, button) {
+  const at = button.getBoundingClientRect();
+  const { offsetWidth: width, offsetHeight: height } = popover;
+  const below = at.bottom + 4 + height <= innerHeight;
+  popover.style.left = `${Math.max(8, Math.min(at.left, innerWidth - width - 8))}px`;
+  popover.style.top = `${Math.max(8, below ? at.bottom + 4 : at.top - height - 4)}px`;
+}
+
+/** A dialog over the page; Escape and a click beside it close it. */
+export function Overlay({ title, close, class: extra = "", children }) {
+  const dialog = useRef(null);
+  useEffect(() => {
+    dialog.current.showModal();
+  }, []);
+  const onClick = (event) => event.target === dialog.current && dialog.current.close();
+  return html`
+    <dialog ref=${dialog} class="overlay ${extra}" aria-label=${title} onClose=${close} onClick=${onClick}>
+      <div class="overlay-body">
+        <div class="panel-head">
+          <h2>${title}</h2>
+          <${IconButton} icon="close" label=${t("close")} onClick=${() => dialog.current.close()} />
+        </div>
+        ${children}
+      </div>
+    </dialog>
+  `;
+}
+
+let styled = null;
+
+/** The style sheet of what opens beside or over the chat. */
+function needStyles() {
+  styled ??= new Promise((resolve, reject) => {
+    const sheet = Object.assign(document.createElement("link"), { rel: "stylesheet", href: new URL("../../css/pages.css", import.meta.url), onload: resolve, onerror: reject });
+    document.head.append(sheet);
+  });
+  return styled;
+}
+
+const fetched = async (importing) => (await Promise.all([importing(), needTexts(), needStyles()]))[0];
+
+/** A component that is fetched, with its texts and styles, when it is first shown. */
+export function Later({ importing, ...rest }) {
+  const component = useSignal(null);
+  useEffect(() => {
+    fetched(importing).then((found) => (component.value = found), () => toast(t("error.network")));
+  }, []);
+  return component.value && html`<${component.value} ...${rest} />`;
+}
+
+/** What lies over the chat: a component that takes `close`, or null. */
+const page = signal(null);
+
+/** Fetch a page with its texts, and show it. `importing` resolves to a component. */
+export async function showPage(importing) {
+  try {
+    page.value = { component: await fetched(importing) };
+  } catch (error) {
+    console.warn("the page could not be fetched", error);
+    toast(t("error.network"));
+  }
+}
+
+export const Page = () => page.value && html`<${page.value.component} close=${() => (page.value = null)} />`;
+
+/** A few exclusive options as one row of radio buttons. */
+export function Choice({ label, options, value, onChoose }) {
+  const group = `choice-${label}`;
+  return html`
+    <fieldset class="choice">
+      <legend>${label}</legend>
+      <div>
+        ${options.map(([option, text]) => html`
+          <label key=${option} lang=${option in LANGUAGES ? option : undefined}>
+            <input type="radio" name=${group} checked=${option === value} onChange=${() => onChoose(option)} />
+            <span>${text}</span>
+          </label>
+        `)}
+      </div>
+    </fieldset>
+  `;
+}
+
+export function LanguageChoice() {
+  const offered = config.value.languages.filter((tag) => tag in LANGUAGES);
+  if (offered.length < 2) return null;
+  return html`
+    <${Choice}
+      label=${t("language")} options=${offered.map((tag) => [tag, LANGUAGES[tag]])} value=${language.value}
+      onChoose=${(tag) => change({ language: tag })}
+    />
+  `;
+}
 
 /** The time in epoch ms, drawn again every `everyMs` while the component is on screen. */
 export function useNow(everyMs = 1000) {
@@ -84,4 +222,32 @@ export function announce(text) {
 
 export const Announcer = () => html`
   <div class="visually-hidden" role="status" aria-live="polite">${announcement}</div>
+`;
+
+const toasts = signal([]);
+
+/** Tell the user something for a while, with a command ({text, run}) or without; `stay` until it is closed. */
+export function toast(text, { action = null, stay = false } = {}) {
+  const entry = { text, action, key: Math.random() };
+  toasts.value = [...toasts.peek(), entry];
+  announce(text);
+  if (!stay) setTimeout(() => dismiss(entry), TOAST_MS);
+}
+
+function dismiss(entry) {
+  toasts.value = toasts.peek().filter((other) => other !== entry);
+}
+
+export const Toasts = () => html`
+  <div class="toasts">
+    ${toasts.value.map((entry) => html`
+      <div class="toast" key=${entry.key}>
+        <span>${entry.text}</span>
+        ${entry.action && html`
+          <button type="button" class="button" onClick=${() => (dismiss(entry), entry.action.run())}>${entry.action.text}</button>
+        `}
+        <${IconButton} icon="close" label=${t("close")} onClick=${() => dismiss(entry)} />
+      </div>
+    `)}
+  </div>
 `;

@@ -1,18 +1,18 @@
 // Signing in: as a page of its own, or over a chat whose session ended.
-import { html, useEffect, useLayoutEffect, useRef, useSignal } from "../../vendor/ui.js";
+import { html, useEffect, useLayoutEffect, useRef, useSignal } from "../../vendor/core.js";
 import { t } from "../i18n.js";
 import { login, user } from "../session.js";
 import { config } from "../settings.js";
-import { Icon, explain, isTouch, useNow } from "./common.js";
+import { Icon, LanguageChoice, explain, isTouch, useNow } from "./common.js";
 
-export const LoginPage = ({ choices }) => html`
+export const LoginPage = () => html`
   <main class="gate">
     <div class="gate-card">
       <h1><${Icon} name="brand" /> ${config.value.title}</h1>
       <p class="muted">${t("login.lead")}</p>
       <${LoginForm} />
       <${SignInElsewhere} />
-      ${choices}
+      <${LanguageChoice} />
     </div>
   </main>
 `;
@@ -22,10 +22,12 @@ export function LoginOverlay() {
   useLayoutEffect(() => dialog.current.showModal(), []); // before the form inside moves the focus
   return html`
     <dialog ref=${dialog} class="overlay" aria-labelledby="expired-title" onCancel=${(event) => event.preventDefault()}>
-      <h2 id="expired-title">${t("expired.title")}</h2>
-      <p class="muted">${t("expired.lead")}</p>
-      <${LoginForm} />
-      <${SignInElsewhere} />
+      <div class="overlay-body">
+        <h2 id="expired-title">${t("expired.title")}</h2>
+        <p class="muted">${t("expired.lead")}</p>
+        <${LoginForm} />
+        <${SignInElsewhere} />
+      </div>
     </dialog>
   `;
 }

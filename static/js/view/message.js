@@ -1,193 +1,290 @@
-// One message: the text as it grows, the thinking before it, and what can be done with it afterwards.
-import { html, useEffect, useRef, useSignal, useSignalEffect } from "../../vendor/ui.js";
-import { clear, show, siblings } from "../conversation.js";
-import { language, number, t } from "../i18n.js";
+// One turn: a question, or an answer with what continues it; the text as it grows and what can be done with it.
+import { html, useEffect, useRef, useSignal, useSignalEffect } from "../../vendor/core.js";
+import { showBranch, startNew } from "../chats.js";
+import { compose, split } from "../drafts.js";
+import { language, number, span, t } from "../i18n.js";
 import { StreamingMarkdown, renderMarkdown } from "../markdown.js";
-import { active, hold, retry } from "../run.js";
-import { config, range } from "../settings.js";
-import { CopyButton, IconButton, copyText, explain, useNow } from "./common.js";
+import { stop } from "../runs.js";
+import { answerAgain, askInstead, goOn, hold } from "../sending.js";
+import { effective, range, ui } from "../settings.js";
+import { CopyButton, IconButton, Icon, copyText, explain, isPlainEnter, isTouch, toast, useNow } from "./common.js";
 
-export function MessageView({ message }) {
-  return message.role === "user" ? html`<${Question} message=${message} />` : html`<${Answer} message=${message} />`;
+export function Turn({ conversation, turn }) {
+  const [first] = turn;
+  return first.role === "user"
+    ? html`<${Question} conversation=${conversation} message=${first} />`
+    : html`<${Answer} conversation=${conversation} turn=${turn} />`;
 }
 
-const Question = ({ message }) => html`
-  <article class="message question" aria-label=${t("you")}>
-    <div class="bubble">${message.content}</div>
-    <${CopyButton} text=${() => message.content.peek()} label=${t("copy")} />
-  </article>
-`;
+const isBusy = (conversation) => conversation.running.value !== undefined || hold.value !== null;
 
-function Answer({ message }) {
-  const status = message.status.value;
-  const { finish } = message.stats.value;
+function Question({ conversation, message }) {
+  const editing = useSignal(false);
+  const content = message.content.value;
+  if (editing.value) return html`<${Edit} message=${message} done=${() => (editing.value = false)} />`;
   return html`
-    <article class="message answer" aria-label=${t("assistant")} aria-busy=${status === "active"} data-status=${status}>
-      ${status === "active" && html`<${Phase} message=${message} />`}
-      <${Reasoning} message=${message} />
-      <${Markdown} message=${message} />
-      ${status === "stopped" && html`<p class="aside">${t("answer.stopped")}</p>`}
-      ${finish === "length" && html`<${LengthNotice} message=${message} />`}
-      ${status === "failed" && html`<${ErrorCard} message=${message} />`}
-      ${status !== "active" && html`<${Actions} message=${message} />`}
+    <article class="message question" id=${message.id} aria-label=${t("you")}>
+      <${Bubble} content=${content} />
+      <footer class="actions">
+        <${Branches} conversation=${conversation} message=${message} />
+        <${CopyButton} text=${() => split(content).text} label=${t("copy")} />
+        <${IconButton} icon="edit" label=${t("question.edit")} disabled=${isBusy(conversation)} onClick=${() => (editing.value = true)} />
+      </footer>
     </article>
   `;
 }
 
-/** What happens before the first token: the engine loads, or reads the prompt. */
-function Phase({ message }) {
-  const now = useNow();
-  if (active.value?.answer !== message || !["loading", "prefill"].includes(active.value.phase)) return null;
-  const seconds = Math.max(0, Math.floor((now - active.value.since) / 1000));
-  return html`<p class="phase"><span class="pulse" />${t(`run.${active.value.phase}`)}<${Elapsed} seconds=${seconds} /></p>`;
-}
-
-const Elapsed = ({ seconds }) => seconds > 0 && html` · ${t("seconds", { n: seconds })}`;
-
-function Reasoning({ message }) {
-  const chosen = useSignal(null); // what the reader chose; until then it is open while the model thinks
-  const lines = useRef(null);
-  const some = message.reasoning.value !== "";
-  const thinking = message.status.value === "active" && active.value?.phase === "thinking";
-  const isOpen = chosen.value ?? (thinking && config.value.ui.showReasoning);
-
-  // One element per line: a single text node of many kilobytes is laid out anew with every token.
-  useEffect(() => {
-    const root = lines.current;
-    if (!root) return;
-    const wanted = message.reasoning.value.split("\n");
-    const from = Math.max(0, root.childElementCount - 1);
-    for (let index = from; index < wanted.length; index += 1) {
-      const line = root.children[index] ?? root.appendChild(document.createElement("div"));
-      line.textContent = wanted[index];
-    }
-  }, [message.reasoning.value, some]);
-
-  if (!some) return null;
-  const toggle = (event) => {
-    event.preventDefault();
-    chosen.value = !isOpen;
-  };
+/** What the user wrote, with the files before it. */
+export function Bubble({ content }) {
+  const { files, text } = split(content);
   return html`
-    <details class="reasoning" open=${isOpen}>
-      <summary onClick=${toggle}>
-        ${thinking ? html`<${ThinkingTimer} since=${active.value.since} />` : html`<${Thought} message=${message} />`}
-      </summary>
-      <div class="reasoning-lines" ref=${lines} />
-    </details>
+    ${files.map((file) => html`
+      <details class="attachment">
+        <summary><${Icon} name="file" />${file.name} <small>${t("kilobytes", { n: number(file.text.length / 1024, 1) })}</small></summary>
+        <pre tabindex="0">${file.text}</pre>
+      </details>
+    `)}
+    ${text !== "" && html`<div class="bubble">${text}</div>`}
   `;
 }
 
-function ThinkingTimer({ since }) {
-  const seconds = Math.max(0, Math.floor((useNow() - since) / 1000));
-  return html`<span class="pulse" />${t("run.thinking")}<${Elapsed} seconds=${seconds} />`;
+function Edit({ message, done }) {
+  const field = useRef(null);
+  const { files, text } = split(message.content.peek());
+  useEffect(() => {
+    field.current.focus();
+    field.current.setSelectionRange(text.length, text.length);
+  }, []);
+  const send = (event) => {
+    event?.preventDefault();
+    const changed = field.current.value;
+    done();
+    if (changed.trim() !== "" && changed !== text) askInstead(message, compose(changed, files));
+  };
+  const onKeyDown = (event) => {
+    if (event.key === "Escape") done();
+    else if (isPlainEnter(event) && !isTouch()) send(event);
+  };
+  return html`
+    <form class="message edit" onSubmit=${send} aria-label=${t("question.edit")}>
+      <textarea ref=${field} class="growing" aria-label=${t("question.edit")} defaultValue=${text} onKeyDown=${onKeyDown} />
+      <div class="card-actions">
+        <button type="button" class="button" onClick=${done}>${t("cancel")}</button>
+        <button class="button primary">${t("send")}</button>
+      </div>
+    </form>
+  `;
 }
 
-function Thought({ message }) {
-  const { thoughtMs } = message.stats.value;
-  return thoughtMs === undefined ? t("thought") : t("thought.for", { n: number(thoughtMs / 1000, 1) });
+function Answer({ conversation, turn }) {
+  const last = turn.at(-1);
+  const status = last.status.value;
+  const { finish } = last.stats.value;
+  const isRunning = status === "running";
+  return html`
+    <article class="message answer" id=${turn[0].id} aria-label=${t("assistant")} aria-busy=${isRunning} data-status=${status}>
+      ${turn.map((message) => html`<${Reasoning} key=${message.id} message=${message} />`)}
+      <${Markdown} turn=${turn} />
+      ${isRunning && html`<${Phase} message=${last} />`}
+      ${status === "stopped" && html`<p class="aside">${t("answer.stopped")}</p>`}
+      ${finish === "length" && html`<${LengthNotice} conversation=${conversation} message=${last} />`}
+      ${(status === "failed" || status === "interrupted") && html`<${Failure} conversation=${conversation} message=${last} />`}
+      ${!isRunning && html`<${Actions} conversation=${conversation} turn=${turn} />`}
+    </article>
+  `;
 }
 
-function Markdown({ message }) {
+const textOf = (turn, read) => turn.map((message) => read(message.content)).join("");
+
+function Markdown({ turn: given }) {
+  const turn = useSignal(given); // so that the drawing below follows an answer that is continued, too
   const root = useRef(null);
   const stream = useRef(null);
+  const shown = useRef(null);
+  useEffect(() => {
+    if (given.some((message, index) => message !== turn.peek()[index])) turn.value = given;
+  }, [given]);
   useSignalEffect(() => {
     const labels = { copy: t("copy"), code: t("code") };
-    const text = message.content.value;
-    if (message.status.value === "active") {
+    const text = textOf(turn.value, (content) => content.value);
+    if (turn.value.at(-1).status.value === "running") {
       if (stream.current?.language !== language.value) {
         stream.current = { language: language.value, view: new StreamingMarkdown(root.current, labels) };
       }
       stream.current.view.update(text);
+      shown.current = null;
     } else if (stream.current) {
       stream.current.view.finish(text);
       stream.current = null;
-    } else {
+      shown.current = language.value + text;
+    } else if (shown.current !== language.value + text) {
       renderMarkdown(root.current, text, labels);
+      shown.current = language.value + text;
     }
   });
   return html`<div class="markdown" ref=${root} />`;
 }
 
 /** The output limit ended the answer. Without any text, the thinking alone used it up. */
-function LengthNotice({ message }) {
-  const { maxTokens } = message.stats.value;
-  const larger = Math.min((maxTokens ?? 1024) * 2, range("max_tokens")[1]);
-  const blocked = active.value !== null || hold.value !== null;
-  const empty = message.content.value === "";
+function LengthNotice({ conversation, message }) {
+  const { max_tokens: used } = message.stats.value.params ?? {};
+  const larger = Math.min((used ?? effective(conversation.params.value).max_tokens ?? 1024) * 2, range("max_tokens")[1]);
+  const isEmpty = message.content.value === "";
+  const button = (text, act) => html`<button type="button" class="button" disabled=${isBusy(conversation)} onClick=${act}>${text}</button>`;
+  if (conversation.path.value.at(-1) !== message) return null;
   return html`
     <div class="card warn">
-      <p>${t(empty ? "length.thinking" : "length.answer")}</p>
+      <p>${t(isEmpty ? "length.thinking" : "length.answer")}</p>
       <div class="card-actions">
-        <button type="button" class="button" disabled=${blocked} onClick=${() => retry(message, { max_tokens: larger })}>
-          ${t("length.larger", { n: number(larger) })}
-        </button>
-        ${empty && html`
-          <button type="button" class="button" disabled=${blocked} onClick=${() => retry(message, { reasoning_effort: "low" })}>
-            ${t("length.lower")}
-          </button>
-        `}
+        ${!isEmpty && button(t("length.continue"), () => goOn(message))}
+        ${isEmpty && button(t("length.larger", { n: number(larger) }), () => answerAgain(message, { max_tokens: larger }))}
+        ${isEmpty && button(t("length.lower"), () => answerAgain(message, { reasoning_effort: "low" }))}
       </div>
     </div>
   `;
 }
 
-function ErrorCard({ message }) {
-  const error = message.error.value;
-  if (!error) return null;
-  const details = JSON.stringify({ ...error, time: new Date().toISOString() }, null, 2);
-  const blocked = active.value !== null || hold.value !== null;
-  const tooLong = error.code === "context_length_exceeded";
+function Failure({ conversation, message }) {
+  const error = message.error.value ?? { code: message.status.value };
+  const again = (more) => () => (message.continues ? goOn({ id: message.parent }) : answerAgain(message, {}, more));
+  return html`
+    <${ErrorCard} error=${error} kept=${message.content.value !== ""} retry=${again()} fit=${again({ fit: true })} disabled=${isBusy(conversation)} />
+  `;
+}
+
+/** What went wrong in one plain sentence, with what can be done about it. */
+export function ErrorCard({ error, kept = false, retry, fit, discard = null, disabled = false }) {
+  const { code, message, request_id: requestId, details } = error;
+  const isTooLong = code === "context_length_exceeded";
+  const button = (text, act) => html`<button type="button" class="button" disabled=${disabled} onClick=${act}>${text}</button>`;
+  const all = () => JSON.stringify({ ...error, time: new Date().toISOString() }, null, 2);
   return html`
     <div class="card error" role="group" aria-label=${t("error")}>
-      <p>${explain(error)}${message.content.value !== "" && ` ${t("error.kept")}`}</p>
-      ${error.message && error.code !== "interrupted" && html`<p class="small">${error.message}</p>`}
-      ${error.requestId && html`<p class="small">${t("error.request")} <code>${error.requestId}</code></p>`}
+      <p>${explain(error)}${kept && ` ${t("error.kept")}`}</p>
+      ${isTooLong && details?.prompt_tokens && html`
+        <p class="small">${t("error.context.numbers", { prompt: number(details.prompt_tokens), output: number(details.output_tokens ?? 0), most: number(details.max_tokens) })}</p>
+      `}
+      ${message && !isTooLong && code !== "interrupted" && html`<p class="small">${message}</p>`}
+      ${requestId && html`<p class="small">${t("error.request")} <code>${requestId}</code></p>`}
       <div class="card-actions">
-        ${tooLong
-          ? html`<button type="button" class="button" onClick=${clear}>${t("chat.new")}</button>`
-          : html`<button type="button" class="button" disabled=${blocked} onClick=${() => retry(message)}>${t("retry")}</button>`}
-        <button type="button" class="button quiet" onClick=${() => copyText(details)}>${t("error.copy")}</button>
+        ${isTooLong ? html`${button(t("error.fit"), fit)}${button(t("chat.new"), () => startNew())}` : button(t("retry"), retry)}
+        ${discard && button(t("unsent.discard"), discard)}
+        <button type="button" class="button quiet" onClick=${() => copyText(all())}>${t("error.copy")}</button>
       </div>
     </div>
   `;
 }
 
-function Actions({ message }) {
-  const blocked = active.value !== null || hold.value !== null;
+function Actions({ conversation, turn }) {
+  const [first, last] = [turn[0], turn.at(-1)];
+  const isEmpty = textOf(turn, (content) => content.value) === "";
   return html`
     <footer class="actions">
-      ${message.content.value !== "" && html`<${CopyButton} text=${() => message.content.peek()} label=${t("copy")} />`}
-      ${message.status.value !== "failed" && html`
-        <${IconButton} icon="retry" label=${t("answer.again")} disabled=${blocked} onClick=${() => retry(message)} />
+      ${!isEmpty && html`<${CopyButton} text=${() => textOf(turn, (content) => content.peek())} label=${t("copy")} />`}
+      ${last.status.value !== "failed" && html`
+        <${IconButton} icon="retry" label=${t("answer.again")} disabled=${isBusy(conversation)} onClick=${() => answerAgain(first)} />
       `}
-      <${Branches} message=${message} disabled=${blocked} />
-      ${config.value.ui.showStats && html`<${Stats} message=${message} />`}
+      <${Branches} conversation=${conversation} message=${first} />
+      ${ui.value.showStats && html`<${Stats} message=${last} />`}
     </footer>
   `;
 }
 
-/** ‹2/3›: the other answers to the same question. */
-function Branches({ message, disabled }) {
-  const all = siblings(message);
+/** ‹2/3›: the other answers to the same question, or the other wordings of it. */
+function Branches({ conversation, message }) {
+  const all = conversation.siblings(message);
   if (all.length < 2) return null;
   const at = all.indexOf(message);
-  const go = (step) => () => show(all[at + step]);
+  const disabled = isBusy(conversation);
+  const names = message.role === "user" ? "question" : "answer";
+  const go = (step) => () => showBranch(conversation, all[at + step]);
   return html`
     <span class="branches">
-      <${IconButton} icon="left" label=${t("answer.previous")} disabled=${disabled || at === 0} onClick=${go(-1)} />
+      <${IconButton} icon="left" label=${t(`${names}.previous`)} disabled=${disabled || at === 0} onClick=${go(-1)} />
       <span>${at + 1}/${all.length}</span>
-      <${IconButton} icon="right" label=${t("answer.next")} disabled=${disabled || at === all.length - 1} onClick=${go(1)} />
+      <${IconButton} icon="right" label=${t(`${names}.next`)} disabled=${disabled || at === all.length - 1} onClick=${go(1)} />
     </span>
   `;
 }
 
 function Stats({ message }) {
-  const { ttftMs, tokensPerSecond, usage } = message.stats.value;
+  const { ttft_ms: ttft, tok_s: speed, queued_ms: queued, usage } = message.stats.value;
   const parts = [
-    ttftMs !== undefined && t("stats.ttft", { n: number(ttftMs / 1000, 2) }),
-    tokensPerSecond !== undefined && t("stats.speed", { n: number(tokensPerSecond, tokensPerSecond < 10 ? 1 : 0) }),
+    queued >= 500 && t("stats.queued", { n: span(queued / 1000) }),
+    ttft != null && t("stats.ttft", { n: number(ttft / 1000, 2) }),
+    speed != null && t("stats.speed", { n: number(speed, speed < 10 ? 1 : 0) }),
     usage && t("stats.tokens", { prompt: number(usage.prompt_tokens), completion: number(usage.completion_tokens) }),
   ].filter(Boolean);
   return parts.length > 0 && html`<small class="stats">${parts.join(" · ")}</small>`;
+}
+
+/** What is happening now, with its clock. */
+function Phase({ message }) {
+  const phase = message.phase.value;
+  const now = useNow();
+  if (phase === null) return null;
+  const seconds = Math.max(0, Math.floor((now - phase.since) / 1000));
+  const clock = seconds > 0 && ` · ${span(seconds)}`;
+  if (phase.name === "thinking") return null; // the block of thoughts has its own
+  if (phase.name === "streaming") {
+    return ui.value.showStats && phase.rate !== undefined && html`<p class="phase small">${t("stats.speed", { n: number(phase.rate) })}</p>`;
+  }
+  return html`
+    <p class="phase">
+      <span class="pulse" />
+      <span>${phase.name === "queued" ? queuedText(phase) : t(`run.${phase.name}`)}${clock}</span>
+      ${phase.name === "queued" && html`<button type="button" class="button" onClick=${() => cancel(message)}>${t("cancel")}</button>`}
+    </p>
+  `;
+}
+
+function queuedText({ ahead, eta }) {
+  if (ahead === 0) return t("run.queued.next");
+  return eta == null ? t("run.queued", { n: number(ahead) }) : t("run.queued.eta", { n: number(ahead), span: span(eta) });
+}
+
+export const cancel = (message) => stop(message).catch((error) => toast(explain(error)));
+
+/** The thoughts: open while the model thinks, folded when it answers, as the reader wants from then on. */
+function Reasoning({ message }) {
+  const chosen = useSignal(null);
+  const lines = useRef(null);
+  const text = message.reasoning.value;
+  const phase = message.phase.value;
+  const isThinking = message.status.value === "running" && phase?.name === "thinking";
+  const isOpen = chosen.value ?? (isThinking && ui.value.showReasoning);
+
+  // One element a line: a single text node of many kilobytes is laid out anew with every token.
+  useEffect(() => {
+    const root = lines.current;
+    if (!root) return;
+    const wanted = text.split("\n");
+    while (root.childElementCount > wanted.length) root.lastElementChild.remove();
+    for (let index = Math.max(0, root.childElementCount - 1); index < wanted.length; index += 1) {
+      const line = root.children[index] ?? root.appendChild(document.createElement("div"));
+      line.textContent = wanted[index];
+    }
+  }, [text]);
+
+  if (text === "") return null;
+  const toggle = (event) => {
+    event.preventDefault();
+    chosen.value = !isOpen;
+  };
+  return html`
+    <details class="reasoning" open=${isOpen}>
+      <summary onClick=${toggle}>${isThinking ? html`<${ThinkingClock} since=${phase.since} />` : html`<${Thought} message=${message} />`}</summary>
+      <div class="reasoning-lines" ref=${lines} />
+    </details>
+  `;
+}
+
+function ThinkingClock({ since }) {
+  const seconds = Math.max(0, Math.floor((useNow() - since) / 1000));
+  return html`<span class="pulse" />${t("run.thinking")}${seconds > 0 && ` · ${span(seconds)}`}`;
+}
+
+function Thought({ message }) {
+  const { thought_ms: time } = message.stats.value;
+  return time == null ? t("thought") : t("thought.for", { n: number(time / 1000, 1) });
 }

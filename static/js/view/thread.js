@@ -1,12 +1,13 @@
 // The messages, and a scroll position that follows the answer only while the reader is at its end.
-import { html, useEffect, useRef, useSignal } from "../../vendor/ui.js";
-import { path } from "../conversation.js";
+import { html, useEffect, useLayoutEffect, useRef, useSignal } from "../../vendor/core.js";
+import { current } from "../chats.js";
 import { engine } from "../engine.js";
-import { t } from "../i18n.js";
-import { active } from "../run.js";
+import { language, t } from "../i18n.js";
 import { user } from "../session.js";
+import { config } from "../settings.js";
 import { IconButton, announce, copyText } from "./common.js";
-import { MessageView } from "./message.js";
+import { Unsent } from "./composer.js";
+import { Turn } from "./message.js";
 
 const NEAR_END_PX = 48;
 const STILL_ANSWERING_MS = 7000;
@@ -16,6 +17,8 @@ export function Thread() {
   const list = useRef(null);
   const pinned = useSignal(true);
   const lastTop = useRef(0);
+  const conversation = current.value;
+  const turns = conversation.turns.value;
 
   useEffect(() => {
     const box = scroller.current;
@@ -25,12 +28,12 @@ export function Thread() {
     return () => observer.disconnect();
   }, []);
 
-  // The reader's own question always brings the end back into view.
-  const count = path.value.length;
-  useEffect(() => {
+  // Another chat, and the reader's own question, bring the end into view.
+  const last = turns.at(-1)?.[0];
+  useLayoutEffect(() => {
     pinned.value = true;
-    if (scroller.current) jumpToEnd(scroller.current);
-  }, [count]);
+    jumpToEnd(scroller.current);
+  }, [conversation, last?.role === "user" ? last : null]);
 
   // Only the reader scrolls upwards; an answer that grows between two frames does not mean that they left the end.
   const onScroll = (event) => {
@@ -44,15 +47,18 @@ export function Thread() {
     scroller.current.scrollTo({ top: scroller.current.scrollHeight, behavior: "smooth" });
   };
 
+  const isEmpty = turns.length === 0 && conversation.state.value === "ready";
   return html`
     <div class="scroller" ref=${scroller} onScroll=${onScroll} tabindex="0" role="region" aria-label=${t("thread")}>
-      <div class="thread" ref=${list} role="log" aria-live="off" aria-label=${t("thread")} onClick=${copyCode}>
-        ${count === 0 && html`<${Greeting} />`}
-        ${path.value.map((message) => html`<${MessageView} key=${message.id} message=${message} />`)}
+      ${conversation.older.value !== null && turns.length > 0 && html`<${Older} conversation=${conversation} scroller=${scroller} />`}
+      <div class="thread" ref=${list} role="log" aria-live="off" aria-label=${t("messages")} onClick=${copyCode}>
+        ${isEmpty && html`<${Greeting} conversation=${conversation} />`}
+        ${turns.map((turn) => html`<${Turn} key=${turn[0].id} conversation=${conversation} turn=${turn} />`)}
+        <${Unsent} conversation=${conversation} />
       </div>
       ${!pinned.value && html`<${IconButton} icon="down" class="to-end" label=${t("thread.end")} onClick=${toEnd} />`}
     </div>
-    <${SpokenProgress} />
+    <${SpokenProgress} key=${conversation} conversation=${conversation} />
   `;
 }
 
@@ -60,12 +66,50 @@ function jumpToEnd(scroller) {
   scroller.scrollTop = scroller.scrollHeight;
 }
 
-const Greeting = () => html`
-  <div class="greeting">
-    <h1>${t("greeting", { name: user.value?.display_name || user.value?.name })}</h1>
-    <p class="muted">${t(engine.value?.simulated ? "engine.simulated.long" : "greeting.lead")}</p>
-  </div>
-`;
+/** Older messages are read when the reader comes near them; what they look at stays where it is. */
+function Older({ conversation, scroller }) {
+  const mark = useRef(null);
+  const cursor = conversation.older.value;
+  useEffect(() => {
+    const read = async ([entry]) => {
+      if (!entry.isIntersecting) return;
+      observer.disconnect();
+      const box = scroller.current;
+      const fromEnd = box.scrollHeight - box.scrollTop;
+      await conversation.loadOlder().catch(() => {});
+      requestAnimationFrame(() => (box.scrollTop = box.scrollHeight - fromEnd));
+    };
+    const observer = new IntersectionObserver(read, { root: scroller.current, rootMargin: "400px 0px 0px 0px" });
+    observer.observe(mark.current);
+    return () => observer.disconnect();
+  }, [cursor]);
+  return html`<p ref=${mark} class="older muted small">${t("thread.older")}</p>`;
+}
+
+function Greeting({ conversation }) {
+  const { presets } = config.value;
+  const chosen = useSignal(null);
+  const choose = (preset) => () => {
+    chosen.value = chosen.value === preset.id ? null : preset.id;
+    conversation.params.value = chosen.value === null ? {} : { ...preset.params };
+    document.getElementById("composer-input")?.focus();
+  };
+  return html`
+    <div class="greeting">
+      <h2>${t("greeting", { name: user.value?.display_name || user.value?.name })}</h2>
+      <p class="muted">${t(engine.value?.simulated ? "engine.simulated.long" : "greeting.lead")}</p>
+      ${presets.length > 0 && html`
+        <div class="presets" role="group" aria-label=${t("presets")}>
+          ${presets.map((preset) => html`
+            <button key=${preset.id} type="button" class="chip" aria-pressed=${chosen.value === preset.id} onClick=${choose(preset)}>
+              ${preset.name[language.value] ?? preset.name.en ?? preset.id}
+            </button>
+          `)}
+        </div>
+      `}
+    </div>
+  `;
+}
 
 /** The copy buttons inside code blocks are plain DOM made by markdown.js. */
 function copyCode(event) {
@@ -78,16 +122,19 @@ function copyCode(event) {
 }
 
 /** What a screen reader hears of an answer: its phases and its end, not its tokens. */
-function SpokenProgress() {
-  const phase = active.value?.phase;
+function SpokenProgress({ conversation }) {
+  const running = conversation.running.value;
+  const { name, ahead } = running?.phase.value ?? {};
   const before = useRef(undefined);
   useEffect(() => {
-    if (phase) announce(t(`run.spoken.${phase}`));
-    else if (before.current) announce(t(`answer.spoken.${path.peek().at(-1)?.status.peek() ?? "failed"}`));
-    before.current = phase;
-    if (phase !== "streaming") return undefined;
+    if (name) announce(name === "queued" ? t("run.spoken.queued", { n: ahead }) : t(`run.spoken.${name}`));
+    else if (before.current) announce(t(`answer.spoken.${spokenEnd(before.current.status.peek())}`));
+    before.current = running;
+    if (name !== "streaming") return undefined;
     const timer = setInterval(() => announce(t("run.spoken.still")), STILL_ANSWERING_MS);
     return () => clearInterval(timer);
-  }, [phase]);
+  }, [running, name, ahead]);
   return null;
 }
+
+const spokenEnd = (status) => (status === "done" || status === "stopped" ? status : "failed");

@@ -1,0 +1,131 @@
+// What the user writes: a draft for each chat with the files in it, and a line of messages to be sent.
+// Both stand in localStorage, which is written at once: what IndexedDB would write, a closing page may lose.
+//
+// What a file holds is part of the message's text, before what the user wrote:
+//   <file name="notes.txt" length="5">
+//   hello
+//   </file>
+// `length` in UTF-16 units says where it ends, so that a file may itself hold "</file>".
+import { batch, signal } from "../vendor/core.js";
+import { randomId } from "./api.js";
+
+const PREFIX = "gatehouse.outbox.";
+const DRAFTS = "gatehouse.draft.";
+
+/** Messages to be sent, the oldest first: {id, key, at, parent, content, params, fit, error}; see sending.js. */
+export const outbox = signal([]);
+let owner = null;
+
+/** Take over what `user` (a name) left; what somebody else left in this browser is deleted. Null deletes everything. */
+export function openOutbox(user) {
+  owner = user;
+  for (const key of keys(PREFIX, DRAFTS)) if (user === null || !key.includes(`.${user}/`)) localStorage.removeItem(key);
+  read();
+}
+
+export const itemsOf = (key) => outbox.value.filter((item) => item.key === key);
+
+/** Add a message, or change the one with the same id. */
+export function put(item) {
+  const known = outbox.peek().some(({ id }) => id === item.id);
+  outbox.value = known ? outbox.peek().map((other) => (other.id === item.id ? item : other)) : [...outbox.peek(), item];
+  store(`${PREFIX}${owner}/${item.id}`, item);
+}
+
+export function discard(id) {
+  outbox.value = outbox.peek().filter((item) => item.id !== id);
+  localStorage.removeItem(`${PREFIX}${owner}/${id}`);
+}
+
+export function newItem(key, values) {
+  return { id: randomId(), key, at: Date.now(), ...values };
+}
+
+/** Chats that are not begun share one draft: their names do not outlive the page. */
+const draftName = (key) => `${DRAFTS}${owner}/${key.startsWith("new-") ? "new" : key}`;
+
+/** What stands in the composer of the chat `key`. */
+export function loadDraft(key) {
+  return parse(localStorage.getItem(draftName(key))) ?? { text: "", files: [] };
+}
+
+export function saveDraft(key, draft) {
+  if (owner === null) return;
+  const name = draftName(key);
+  if (draft.text === "" && draft.files.length === 0) localStorage.removeItem(name);
+  else store(name, draft);
+}
+
+/** A chat that got its id: what was filed under the page's own name for it goes with it. */
+export function rename(from, to) {
+  batch(() => {
+    for (const item of outbox.peek()) if (item.key === from) put({ ...item, key: to });
+  });
+  saveDraft(to, loadDraft(from));
+  localStorage.removeItem(draftName(from));
+}
+
+// Another tab of the same browser added, changed or sent one.
+addEventListener("storage", ({ key }) => {
+  if (owner !== null && (key === null || key.startsWith(PREFIX))) read();
+});
+
+function read() {
+  const found = owner === null ? [] : keys(`${PREFIX}${owner}/`).map((key) => parse(localStorage.getItem(key)));
+  outbox.value = found.filter((item) => item !== null).sort((one, other) => one.at - other.at);
+}
+
+function keys(...prefixes) {
+  return Object.keys(localStorage).filter((key) => prefixes.some((prefix) => key.startsWith(prefix)));
+}
+
+function store(key, value) {
+  try {
+    localStorage.setItem(key, JSON.stringify(value));
+  } catch (error) {
+    console.warn("this browser keeps no drafts now; they last as long as the page", error);
+  }
+}
+
+function parse(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return null;
+  }
+}
+
+/** The text to send. */
+export function compose(text, files) {
+  return files.map((file) => `<file name="${file.name}" length="${file.text.length}">\n${file.text}\n</file>\n\n`).join("") + text;
+}
+
+/** The files and the text that `compose` made one of. */
+export function split(content) {
+  const files = [];
+  let rest = content;
+  for (;;) {
+    const opening = /^<file name="([^"\n]*)" length="(\d+)">\n/.exec(rest);
+    if (!opening) break;
+    const start = opening[0].length;
+    const end = start + Number(opening[2]);
+    if (!rest.startsWith("\n</file>\n\n", end)) break;
+    files.push({ name: opening[1], text: rest.slice(start, end) });
+    rest = rest.slice(end + "\n</file>\n\n".length);
+  }
+  return { files, text: rest };
+}
+
+/** Read a File as {name, text}. Throws Error("size") or Error("text") when it is too large or no text. */
+export async function readFile(file, maxBytes) {
+  if (file.size > maxBytes) throw new Error("size");
+  const bytes = await file.arrayBuffer();
+  let text;
+  try {
+    text = new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+  } catch {
+    throw new Error("text");
+  }
+  if (text.includes("\0")) throw new Error("text");
+  return { name: file.name.replace(/["<>\n\r]/g, "_"), text };
+}

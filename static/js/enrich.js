@@ -1,0 +1,82 @@
+// Drawn formulas and coloured code. This module, and KaTeX or highlight.js behind it, are fetched when an answer
+// first has either; until then, and where something cannot be drawn, the source stands there as it came.
+import { DOMPurify } from "../vendor/core.js";
+
+const LONGEST_CODE = 10_000; // characters; a longer listing would hold the page up, and stays plain
+const FORMULA = { throwOnError: true, trust: false, strict: "ignore", maxExpand: 500, maxSize: 20 };
+const SPANS = { RETURN_DOM_FRAGMENT: true, ALLOWED_TAGS: ["span"], ALLOWED_ATTR: ["class"], ALLOW_ARIA_ATTR: false, ALLOW_DATA_ATTR: false };
+
+let katex = null;
+let loadingKatex = null;
+let loadingHighlight = null;
+
+/** Draw the formulas in `nodes`: at once when KaTeX is there, else when it is. `drawn` is what `harvest` returned. */
+export function drawFormulas(nodes, drawn = new Map()) {
+  const formulas = nodes.flatMap((node) => [...node.querySelectorAll("code.math")]);
+  if (formulas.length === 0) return;
+  if (katex) return formulas.forEach((formula) => draw(formula, drawn));
+  loadingKatex ??= loadKatex();
+  loadingKatex.then(
+    () => formulas.forEach((formula) => formula.isConnected && draw(formula, drawn)),
+    (error) => console.warn("formulas stay as their source", error),
+  );
+}
+
+async function loadKatex() {
+  const sheet = document.createElement("link");
+  sheet.rel = "stylesheet";
+  sheet.href = new URL("../vendor/katex.css", import.meta.url);
+  const styled = new Promise((resolve, reject) => Object.assign(sheet, { onload: resolve, onerror: reject }));
+  document.head.append(sheet);
+  const [module] = await Promise.all([import("../vendor/katex.js"), styled]);
+  katex = module.katex;
+}
+
+function draw(formula, drawn) {
+  const source = formula.textContent;
+  const ready = drawn.get(formula.className + source)?.pop();
+  if (ready) return formula.replaceWith(ready);
+  const target = document.createElement("span");
+  target.className = formula.className;
+  target.dataset.source = source;
+  try {
+    katex.render(source, target, { ...FORMULA, displayMode: target.classList.contains("display") });
+  } catch {
+    return undefined; // not TeX, or more of it than KaTeX knows
+  }
+  return formula.replaceWith(target);
+}
+
+/** The drawn formulas in nodes that are about to be drawn anew, by what they show: a stream need not draw them twice. */
+export function harvest(nodes) {
+  const drawn = new Map();
+  for (const formula of nodes.flatMap((node) => [...node.querySelectorAll("span.math")])) {
+    const key = formula.className + formula.dataset.source;
+    drawn.set(key, [...(drawn.get(key) ?? []), formula]);
+  }
+  return drawn;
+}
+
+const waiting = [];
+
+/** Colour the code blocks in `nodes`, one at a time, while the page has nothing better to do. */
+export function colour(nodes) {
+  const blocks = nodes.flatMap((node) => [...node.querySelectorAll('pre > code[class^="language-"]')]);
+  if (blocks.length === 0) return;
+  waiting.push(...blocks);
+  if (waiting.length === blocks.length) whenIdle(colourNext);
+}
+
+async function colourNext() {
+  loadingHighlight ??= import("../vendor/highlight.js");
+  const { highlight } = await loadingHighlight;
+  const block = waiting.shift();
+  const text = block.textContent;
+  if (block.isConnected && text.length <= LONGEST_CODE) {
+    const markup = highlight(text, block.className.slice("language-".length));
+    if (markup !== null) block.replaceChildren(DOMPurify.sanitize(markup, SPANS));
+  }
+  if (waiting.length > 0) whenIdle(colourNext);
+}
+
+const whenIdle = (work) => (window.requestIdleCallback ? requestIdleCallback(work, { timeout: 2000 }) : setTimeout(work, 50));

@@ -1,0 +1,2 @@
+// Formulas. Fetched with the first one.
+export { default as katex } from "katex";
