@@ -1,10 +1,8 @@
 // The user's chats: the list as the server has it, what of them is open here, and what changes elsewhere.
 import { batch, computed, signal } from "../vendor/core.js";
-import { get, patch, randomId, remove } from "./api.js";
-import { Conversation } from "./conversation.js";
 import { onNews } from "./link.js";
-import { watchRuns } from "./runs.js";
-import { user } from "./session.js";
+import { Conversation, watchRuns } from "./conversation.js";
+import { get, patch, randomId, remove, user } from "./session.js";
 
 const PAGE = 50;
 const REFRESH_MS = 1000;

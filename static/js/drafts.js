@@ -7,7 +7,7 @@
 //   </file>
 // `length` in UTF-16 units says where it ends, so that a file may itself hold "</file>".
 import { batch, signal } from "../vendor/core.js";
-import { randomId } from "./api.js";
+import { randomId } from "./session.js";
 
 const PREFIX = "gatehouse.outbox.";
 const DRAFTS = "gatehouse.draft.";

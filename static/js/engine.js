@@ -1,7 +1,6 @@
 // The engine's state, asked for often while it is not ready and seldom when it is.
 import { effect, signal } from "../vendor/core.js";
-import { get } from "./api.js";
-import { expire, expired, user } from "./session.js";
+import { expire, expired, get, user } from "./session.js";
 
 const NOT_READY_MS = 1500;
 const READY_MS = 30_000;

@@ -1,8 +1,7 @@
 // The page's one line to the gateway: a WebSocket that carries every run, or server-sent events where none gets through.
 // Whoever subscribes gets each frame of a run once and in order, however often the line breaks in between.
 import { signal } from "../vendor/core.js";
-import { get } from "./api.js";
-import { expire, expired, user } from "./session.js";
+import { expire, expired, get, user } from "./session.js";
 import { config } from "./settings.js";
 
 const SILENCE_MS = 25_000; // two heartbeats and a half

@@ -1,12 +1,11 @@
 // Sending: takes messages from the outbox, one at a time for each chat, and turns what comes back into messages.
 import { batch, effect, signal } from "../vendor/core.js";
-import { post } from "./api.js";
 import { conversations, current, find, takeChat } from "./chats.js";
 import { compose, discard, loadDraft, newItem, outbox, put, rename, saveDraft, split } from "./drafts.js";
 import { askSoon } from "./engine.js";
 import { line } from "./link.js";
-import { watchRuns } from "./runs.js";
-import { expire, expired, noteQuota, user } from "./session.js";
+import { watchRuns } from "./conversation.js";
+import { expire, expired, noteQuota, post, user } from "./session.js";
 import { runParams } from "./settings.js";
 
 const RETRY_MS = 3000;

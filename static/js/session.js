@@ -1,6 +1,73 @@
-// Who is signed in. The cookie is HttpOnly: this page never sees a token, it only learns the user's name.
+// One way to talk to the gateway, JSON out, a Response or an ApiError back; and who does: the cookie is HttpOnly, so
+// this page never sees a token, it only learns the user's name.
 import { signal } from "../vendor/core.js";
-import { get, post } from "./api.js";
+
+/** What went wrong, in one shape for HTTP errors, errors inside a stream and a network that is away. */
+export class ApiError extends Error {
+  /** `status` 0 means that no answer came; `retryAfterMs` is null when the server named no time. */
+  constructor({ status, code, message, requestId = null, retryAfterMs = null, details = null }) {
+    super(message);
+    Object.assign(this, { status, code, requestId, retryAfterMs, details });
+  }
+}
+
+/** Send `body` (undefined: none) and return the Response; anything but 2xx throws an ApiError. */
+export async function request(method, path, body, { signal } = {}) {
+  const headers = body === undefined ? {} : { "Content-Type": "application/json" };
+  let response;
+  try {
+    response = await fetch(path, { method, headers, body: JSON.stringify(body), signal, cache: "no-store" });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new ApiError({ status: 0, code: "network", message: String(error) });
+  }
+  if (response.ok) return response;
+  throw await errorOf(response);
+}
+
+export const get = async (path, options) => (await request("GET", path, undefined, options)).json();
+export const post = (path, body = {}, options) => request("POST", path, body, options);
+export const patch = async (path, body) => (await request("PATCH", path, body)).json();
+export const remove = (path) => request("DELETE", path, {});
+
+async function errorOf(response) {
+  const text = await response.text().catch(() => "");
+  let error = {};
+  try {
+    error = JSON.parse(text).error ?? {};
+  } catch {
+    // A proxy's HTML page, for instance; the status says enough.
+  }
+  return new ApiError({
+    status: response.status,
+    code: codeOf(error) ?? `http_${response.status}`,
+    message: error.message ?? (text.slice(0, 500) || response.statusText),
+    requestId: response.headers.get("x-request-id"),
+    retryAfterMs: retryAfterMs(response.headers),
+    details: error.details ?? null,
+  });
+}
+
+/** The stable code. vLLM repeats the status there; of its refusals only the full context matters here. */
+function codeOf({ code, message = "" }) {
+  if (typeof code === "string") return code;
+  return message.includes("maximum context length") ? "context_length_exceeded" : undefined;
+}
+
+/** `retry-after-ms` (exact) before `retry-after` (seconds or a date, RFC 9110 §10.2.3); null when neither is there. */
+function retryAfterMs(headers) {
+  const exact = headers.get("retry-after-ms");
+  if (exact !== null && Number.isFinite(Number(exact))) return Number(exact);
+  const coarse = headers.get("retry-after");
+  if (coarse === null) return null;
+  const wait = /^\d+$/.test(coarse) ? Number(coarse) * 1000 : Date.parse(coarse) - Date.now();
+  return Number.isFinite(wait) ? Math.max(0, wait) : null;
+}
+
+/** A name that nobody else makes. randomUUID needs a secure context; a LAN without TLS has none. */
+export function randomId() {
+  return Array.from(crypto.getRandomValues(new Uint8Array(12)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
 
 /** {name, display_name, team, plan, admin}, or null when nobody is signed in. */
 export const user = signal(null);

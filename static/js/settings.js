@@ -1,6 +1,6 @@
 // What the operator configured and what the user changed: config → user settings.
 import { computed, signal } from "../vendor/core.js";
-import { get } from "./api.js";
+import { get } from "./session.js";
 
 const KEY = "gatehouse.settings";
 const EFFORTS = ["low", "medium", "high"];

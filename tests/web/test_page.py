@@ -1,82 +1,20 @@
-"""The page itself: size, policy, hostile answers, themes, parameters, how its files are served."""
+"""The page itself: size, themes, parameters, presets, how its files are served."""
 
+import asyncio
 import re
 
 import pytest
 from aiohttp import ClientSession
-from playwright.async_api import Browser
+from playwright.async_api import Browser, expect
 
 from gateway.chat.pages import CONTENT_SECURITY_POLICY
-from tests.web.backend import NAME, PASSWORD, Answer, Backend
+from tests.web.backend import NAME, PASSWORD, Backend
 from tests.web.chatpage import ChatPage, new_page
 
 MAX_FIRST_LOAD_BYTES = 120 * 1024
 MAX_FIRST_LOAD_REQUESTS = 30
 
-PAYLOADS = [
-    "<script>window.pwned = 1</script>",
-    "<img src=x onerror='window.pwned = 1'>",
-    "<svg onload=window.pwned=1>",
-    "<svg><script>window.pwned=1</script></svg>",
-    "<iframe srcdoc='<script>parent.pwned=1</script>'></iframe>",
-    "<math><mtext><table><mglyph><style><!--</style><img title='--><img src=x onerror=window.pwned=1>'>",
-    "<a href='javascript:window.pwned=1'>click</a>",
-    "[click](javascript:window.pwned=1)",
-    "[click](JaVaScRiPt:window.pwned=1)",
-    "[click](java&#115;cript:window.pwned=1)",
-    "[click](data:text/html;base64,PHNjcmlwdD5wd25lZD0xPC9zY3JpcHQ+)",
-    "[click](vbscript:window.pwned=1)",
-    '[click](https://example.com "x\\" onmouseover=\\"window.pwned=1")',
-    '![x](https://example.com/x.png "onerror=window.pwned=1")',
-    "![x](x' onerror='window.pwned=1)",
-    "![x](javascript:window.pwned=1)",
-    "<javascript:window.pwned=1>",
-    '```"><img src=x onerror=window.pwned=1>\ncode\n```',
-    "```html onload=window.pwned=1\n<script>window.pwned=1</script>\n```",
-    "| <img src=x onerror=window.pwned=1> | b |\n|---|---|\n| <script>window.pwned=1</script> | d |",
-    "[ref]\n\n[ref]: javascript:window.pwned=1",
-    "<style>@import 'https://example.com/x.css'; body{background:url(https://example.com/x)}</style>",
-    "<form action=https://example.com><input name=password><button>go</button></form>",
-    "&lt;img src=x onerror=window.pwned=1&gt;",
-]
-
 pytestmark = [pytest.mark.web, pytest.mark.asyncio(loop_scope="session")]
-
-
-@pytest.mark.parametrize("where", ["content", "reasoning"])
-async def test_hostile_answers_run_no_script_and_fetch_nothing(page: ChatPage, backend: Backend, where: str) -> None:
-    """No payload runs, makes an element that could, or leaves the origin; the policy is not even violated."""
-    backend.script += [Answer(**{where: [payload[:9], payload[9:]]}) for payload in PAYLOADS]
-    await page.enter(NAME, PASSWORD)
-    for count in range(1, len(PAYLOADS) + 1):
-        await page.ask("Go")
-        answer = await page.answered(count)
-        for link in await answer.locator("a[href]").all():
-            assert re.match("https?://", await link.get_attribute("href") or "")
-    assert await page.page.evaluate("() => window.pwned") is None
-    assert await page.page.locator("article :is(script, img, iframe, svg[onload], style, form, object)").count() == 0
-    handlers = """() => [...document.querySelectorAll("article *")].flatMap((node) =>
-      [...node.attributes].filter(({ name }) => name.startsWith("on") || name === "style").map(({ name }) => name))"""
-    assert await page.page.evaluate(handlers) == []
-    assert {response.url.split("/")[2] for response in page.responses} == {backend.url.split("/")[2]}
-
-
-async def test_policy_is_in_force(browser: Browser, backend: Backend) -> None:
-    """An inline script and a string given to innerHTML are both refused by the browser."""
-    async with new_page(browser, backend.url) as page:
-        await page.open()
-        refused = await page.page.evaluate(
-            """() => {
-              const script = document.createElement("script");
-              script.append("window.pwned = 1");
-              document.body.append(script);
-              try { document.body.innerHTML = "<p>x</p>"; } catch (error) { return error.name; }
-            }"""
-        )
-        assert refused == "TypeError"
-        assert await page.page.evaluate("() => window.pwned") is None
-        await page.page.evaluate("() => { window.violations.length = 0; }")
-        page.problems.clear()  # those two were meant
 
 
 async def test_first_load_is_small(page: ChatPage, backend: Backend) -> None:
@@ -104,7 +42,7 @@ async def test_dark_and_light_follow_the_system_and_the_choice(browser: Browser,
     async with new_page(browser, backend.url, color_scheme="dark") as page:
         await page.enter(NAME, PASSWORD)
         assert await page.page.evaluate(theme) == "dark"
-        await page.page.get_by_role("button", name="Account").click()
+        await page.page.get_by_role("button", name="Account of Lin").click()
         await page.page.get_by_text("Light", exact=True).click()
         assert await page.page.evaluate(theme) == "light"
         await page.page.reload()
@@ -112,20 +50,42 @@ async def test_dark_and_light_follow_the_system_and_the_choice(browser: Browser,
         assert await page.page.evaluate(theme) == "light"
 
 
-async def test_parameters_go_into_the_request(page: ChatPage, backend: Backend) -> None:
-    """What is set in the panel is sent, clamped to its range; the rest stays the server's."""
+async def test_parameters_go_into_the_chat(page: ChatPage, backend: Backend) -> None:
+    """What is set in the panel is the chat's, clamped to its range; made one's own, it goes along in every chat."""
     await page.enter(NAME, PASSWORD)
-    await page.page.get_by_role("button", name="Parameters").click()
-    await page.page.get_by_text("High", exact=True).click()
+    await page.button("Parameters").click()
+    await page.page.locator(".panel").get_by_text("High", exact=True).click()
     await page.page.get_by_label("Longest answer").fill("100")
     await page.page.get_by_label("System prompt").fill("Be brief.")
     await page.ask("Hi")
     await page.answered()
-    [request] = backend.requests
-    assert request["reasoning_effort"] == "high"
-    assert request["max_tokens"] == 100
-    assert request["messages"][0] == {"role": "system", "content": "Be brief."}
-    assert "temperature" not in request
+    [chat] = backend.chats.chats.values()
+    assert chat.row["params"] == {"reasoning_effort": "high", "max_tokens": 100, "system_prompt": "Be brief."}
+    await page.button("Use these for all my chats").click()
+    await page.button("New chat").click()
+    await expect(page.page.get_by_label("System prompt")).to_have_value("Be brief.")
+    await page.ask("Hi again")
+    await page.answered()
+    assert backend.requests[-1]["params"] == {
+        "reasoning_effort": "high",
+        "max_tokens": 100,
+        "system_prompt": "Be brief.",
+    }
+
+
+async def test_a_preset_is_one_click(page: ChatPage, backend: Backend) -> None:
+    """A preset of the greeting sets the new chat's parameters; how hard the model thinks is chosen beside the message."""
+    await page.enter(NAME, PASSWORD)
+    await page.button("Translate").click()
+    await page.page.get_by_label("Thinking").select_option("low")
+    await page.ask("Hi")
+    await page.answered()
+    [chat] = backend.chats.chats.values()
+    assert chat.row["params"] == {"system_prompt": "Translate.", "temperature": 0.3, "reasoning_effort": "low"}
+    await page.page.get_by_label("Thinking").select_option("high")
+    async with asyncio.timeout(30):
+        while chat.row["params"]["reasoning_effort"] != "high":
+            await asyncio.sleep(0.02)
 
 
 async def test_static_files_are_revalidated_and_nothing_else_is_served(backend: Backend) -> None:

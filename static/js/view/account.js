@@ -1,6 +1,6 @@
 // The own account: password, where one is signed in, tokens for one's own programs. Fetched when first opened.
 import { html, useEffect, useSignal } from "../../vendor/core.js";
-import { get, post, remove } from "../api.js";
+import { get, post, remove } from "../session.js";
 import { language, number, t } from "../i18n.js";
 import { CopyButton, Overlay, explain } from "./common.js";
 

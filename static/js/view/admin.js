@@ -1,6 +1,6 @@
 // For who runs this: the engine, what it serves now, the users, what was used. Needs the scope `admin`.
 import { html, useEffect, useSignal } from "../../vendor/core.js";
-import { get, patch, post } from "../api.js";
+import { get, patch, post } from "../session.js";
 import { number, span, t } from "../i18n.js";
 import { limitTexts } from "./account.js";
 import { Choice, Overlay, explain } from "./common.js";

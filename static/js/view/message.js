@@ -4,7 +4,7 @@ import { showBranch, startNew } from "../chats.js";
 import { compose, split } from "../drafts.js";
 import { language, number, span, t } from "../i18n.js";
 import { StreamingMarkdown, renderMarkdown } from "../markdown.js";
-import { stop } from "../runs.js";
+import { stop } from "../conversation.js";
 import { answerAgain, askInstead, goOn, hold } from "../sending.js";
 import { effective, range, ui } from "../settings.js";
 import { CopyButton, IconButton, Icon, copyText, explain, isPlainEnter, isTouch, toast, useNow } from "./common.js";

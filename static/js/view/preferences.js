@@ -1,6 +1,6 @@
 // How the page behaves for this user, their chats as files, and the list of shortcuts.
 import { html, useSignal } from "../../vendor/core.js";
-import { request } from "../api.js";
+import { request } from "../session.js";
 import { loadChats } from "../chats.js";
 import { number, t } from "../i18n.js";
 import { SHORTCUTS } from "../main.js";

@@ -1,9 +1,8 @@
 // Where the chats are: new, search, the list in groups, and who is signed in.
 import { html, useEffect, useRef, useSignal } from "../../vendor/core.js";
-import { get } from "../api.js";
 import { addressOf, current, erase, find, groups, listError, listed, loadChats, loadMore, more, open, pin, rename, restore, startNew } from "../chats.js";
 import { number, t } from "../i18n.js";
-import { logout, quota, user } from "../session.js";
+import { get, logout, quota, user } from "../session.js";
 import { change, config, settings } from "../settings.js";
 import { Choice, Icon, IconButton, LanguageChoice, Menu, explain, isPlainEnter, placeBeside, showPage, toast } from "./common.js";
 
@@ -132,6 +131,7 @@ function Rename({ chat, done }) {
   const field = useRef(null);
   useEffect(() => field.current.select(), []);
   const save = async () => {
+    if (!field.current) return; // Enter was first; now the field is gone and blurs
     const title = field.current.value.trim().slice(0, 200);
     done();
     if (title === "" || title === chat.title) return;

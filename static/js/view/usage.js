@@ -1,6 +1,6 @@
 // What the caller may use and what they have used: the plan's limits, today, and a plot of the last days.
 import { html, useEffect, useSignal } from "../../vendor/core.js";
-import { get } from "../api.js";
+import { get } from "../session.js";
 import { language, number, t } from "../i18n.js";
 import { limitTexts } from "./account.js";
 import { Overlay, explain } from "./common.js";

@@ -1,0 +1,185 @@
+"""The list of chats: found again, renamed, pinned, deleted and brought back; drafts; a long conversation."""
+
+import time
+
+import pytest
+from playwright.async_api import Browser, expect
+
+from tests.web.backend import NAME, PASSWORD, Backend
+from tests.web.chatpage import ChatPage, new_page
+from tests.web.chats import Chat
+
+pytestmark = [pytest.mark.web, pytest.mark.asyncio(loop_scope="session")]
+
+LONG = 500
+PARAGRAPH = "A sentence of **average** length, with `code` and 中文。 " * 4
+
+
+def fill(chat: Chat, count: int) -> None:
+    """Add questions and answers, `count` messages in all."""
+    parent = None
+    for number in range(count // 2):
+        parent = chat.add("user", parent, content=f"Question {number}")["id"]
+        parent = chat.add("assistant", parent, content=f"Answer {number}. {PARAGRAPH}\n\n- one\n- two", finish="stop")[
+            "id"
+        ]
+
+
+async def test_chats_are_grouped_and_found_again(page: ChatPage, backend: Backend) -> None:
+    """Pinned, today, yesterday and earlier; a chat opens with a click, by its address, and by the way back."""
+    now = time.time()
+    for title, age, pinned in (("Alpha", 0, False), ("Beta", 1, False), ("Gamma", 9, False), ("Delta", 9, True)):
+        chat = backend.chats.new(title, pinned=pinned)
+        fill(chat, 2)
+        chat.row["updated_at"] = now - age * 86_400
+    await page.enter(NAME, PASSWORD)
+    sections = page.page.locator(".chat-list section")
+    await expect(sections).to_have_text(["PinnedDelta", "TodayAlpha", "YesterdayBeta", "EarlierGamma"])
+    await page.page.get_by_role("link", name="Gamma").click()
+    await expect(page.questions).to_have_text(["Question 0"])
+    await expect(page.page).to_have_title("Gamma · Gatehouse")
+    await page.page.get_by_role("link", name="Beta").click()
+    await expect(page.page.locator(".chat-title")).to_have_text("Beta")
+    await page.page.go_back()
+    await expect(page.page.locator(".chat-title")).to_have_text("Gamma")
+    await page.page.reload()
+    await expect(page.page.locator(".chat-title")).to_have_text("Gamma")
+
+
+async def test_rename_pin_delete_and_undo(page: ChatPage, backend: Backend) -> None:
+    """Each from the entry's menu; a deleted chat can be brought back at once."""
+    chat = backend.chats.new("First name")
+    fill(chat, 2)
+    await page.enter(NAME, PASSWORD)
+
+    async def choose(name: str) -> None:
+        await page.chats.first.hover()
+        await page.chats.first.get_by_role("button").click()
+        await page.button(name).click()
+
+    await choose("Rename")
+    await page.page.locator(".rename").fill("Second name")
+    await page.page.locator(".rename").press("Enter")
+    await expect(page.chats).to_have_text(["Second name"])
+    await choose("Pin")
+    await expect(page.page.locator(".chat-list section")).to_have_text(["PinnedSecond name"])
+    await choose("Delete")
+    await expect(page.chats).to_have_count(0)
+    assert chat.row["deleted"]
+    await page.button("Undo").click()
+    await expect(page.chats).to_have_text(["Second name"])
+    async with page.page.expect_download() as download:
+        await choose("Save as Markdown")
+    assert "format=markdown" in (await download.value).url
+
+
+async def test_search_leads_to_the_message(page: ChatPage, backend: Backend) -> None:
+    """A hit shows where the words stand; a click opens the chat at that message, however far up it is."""
+    chat = backend.chats.new("Long one")
+    fill(chat, 200)
+    fill(backend.chats.new("Other"), 2)
+    await page.enter(NAME, PASSWORD)
+    await page.page.keyboard.press("Escape")
+    await page.page.locator(".scroller").focus()
+    await page.page.keyboard.press("/")
+    await page.page.keyboard.type("answer 3.")
+    hit = page.page.locator(".hits .entry")
+    await expect(hit).to_have_count(1)
+    await expect(hit.locator("mark").first).to_have_text("Answer")
+    await hit.locator("a").click()
+    found = page.page.locator("article", has_text="Answer 3.")
+    await expect(found).to_be_in_viewport()
+
+
+async def test_each_chat_keeps_its_draft(page: ChatPage, backend: Backend) -> None:
+    """What was begun in one chat is there when one comes back, after a reload and in a new chat, too."""
+    fill(backend.chats.new("One"), 2)
+    fill(backend.chats.new("Two"), 2)
+    await page.enter(NAME, PASSWORD)
+    await page.composer.fill("for a new one")
+    await page.page.get_by_role("link", name="One").click()
+    await expect(page.composer).to_have_value("")
+    await page.composer.fill("for one")
+    await page.page.get_by_role("link", name="Two").click()
+    await expect(page.composer).to_have_value("")
+    await page.page.reload()
+    await page.page.get_by_role("link", name="One").click()
+    await expect(page.composer).to_have_value("for one")
+    await page.button("New chat").click()
+    await expect(page.composer).to_have_value("for a new one")
+
+
+async def test_nothing_of_a_user_stays_for_the_next(page: ChatPage) -> None:
+    """Signing out deletes drafts and waiting messages from the browser."""
+    await page.enter(NAME, PASSWORD)
+    await page.composer.fill("private")
+    await page.page.get_by_role("button", name="Account of Lin").click()
+    await page.button("Sign out").click()
+    await page.page.locator("input[name=password]").wait_for()
+    kept = await page.page.evaluate("() => Object.keys(localStorage).filter((key) => key !== 'gatehouse.settings')")
+    assert kept == []
+    await page.login(NAME, PASSWORD)
+    await expect(page.composer).to_have_value("")
+
+
+async def test_a_long_conversation_opens_at_its_end(page: ChatPage, backend: Backend) -> None:
+    """500 messages: the newest page is drawn at once (time printed); scrolling up brings the rest, without jumps."""
+    chat = backend.chats.new("Long")
+    fill(chat, LONG)
+    await page.enter(NAME, PASSWORD)
+    took = await page.page.evaluate(
+        """async (last) => {
+          const start = performance.now();
+          document.querySelector(".chat-list .entry a").click();
+          for (;;) {
+            await new Promise(requestAnimationFrame);
+            if (document.getElementById(last)) return performance.now() - start;
+          }
+        }""",
+        chat.messages[-1]["id"],
+    )
+    print(f"a conversation of {LONG} messages is on screen after {took:.0f} ms")
+    await expect(page.answers.last).to_be_in_viewport()
+    scroller = page.page.locator(".scroller")
+    for _ in range(60):
+        seen = await scroller.evaluate(
+            """async (box) => {
+              const middle = document.elementFromPoint(innerWidth / 2 + 100, innerHeight / 2)?.closest("article");
+              const before = middle?.getBoundingClientRect().top;
+              box.scrollBy(0, -600);
+              await new Promise((done) => setTimeout(done, 60));
+              const moved = middle?.isConnected ? middle.getBoundingClientRect().top - before : 600;
+              return [box.scrollTop, moved];
+            }"""
+        )
+        if await page.page.get_by_text("Question 0", exact=True).count():
+            break
+    else:
+        pytest.fail(f"the beginning was not reached: {seen}")
+    await expect(page.page.locator("article.message")).to_have_count(LONG)
+
+
+async def test_drawers_on_a_phone(browser: Browser, backend: Backend) -> None:
+    """Below 768 px chats and parameters are drawers; nothing is wider than the screen; targets are 44 px."""
+    fill(backend.chats.new("One"), 2)
+    phone = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
+    async with new_page(browser, backend.url, **phone) as page:
+        await page.enter(NAME, PASSWORD)
+        await page.button("Show the chats").tap()
+        drawer = page.page.get_by_role("dialog", name="Chats")
+        await drawer.get_by_role("link", name="One").tap()
+        await expect(drawer).to_have_count(0)
+        await expect(page.questions).to_have_text(["Question 0"])
+        await page.button("Parameters").tap()
+        await expect(page.page.get_by_label("System prompt")).to_be_visible()
+        await page.page.keyboard.press("Escape")
+        await expect(page.page.get_by_label("System prompt")).to_have_count(0)
+        small = await page.page.evaluate(
+            """() => [...document.querySelectorAll("button, select, summary, .composer textarea")]
+              .filter((node) => node.checkVisibility())
+              .map((node) => [node.ariaLabel ?? node.textContent, node.getBoundingClientRect()])
+              .filter(([, { width, height }]) => width < 44 || height < 40)
+              .map(([name, { width, height }]) => `${name}: ${width} x ${height}`)"""
+        )
+        assert small == []
+        assert await page.page.evaluate("() => document.documentElement.scrollWidth") == 390
