@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-_DATA = re.compile(rb"(?:^|\n)data: ?([^\r\n]*)\r?\n\r?\n")
+_DATA = re.compile(rb"(?:^|(?<=\n))data: ?([^\r\n]*)\r?\n\r?\n")
 
 
 def payloads(events: bytes) -> Iterator[tuple[int, bytes]]:

@@ -178,14 +178,15 @@ export function openChats(name) {
 }
 
 export function watchChats() {
+  let greeted = false;
   addEventListener("popstate", followAddress);
   onNews((frame) => {
     if (frame.t === "chat") {
       const open = conversations.peek().get(frame.chat.id);
       takeChat(frame.chat);
       if (open && !frame.chat.deleted && open.version < frame.chat.version) refreshSoon(open);
-    } else if (frame.t === "chats") reload();
-    else if (frame.t === "hello" && listed.peek()) reload();
+    } else if (frame.t === "chats" || (frame.t === "hello" && greeted)) reload();
+    greeted ||= frame.t === "hello";
   });
 }
 

@@ -75,8 +75,8 @@ async def test_no_serious_finding_of_axe(browser: Browser, backend: Backend, sch
         await page.page.get_by_role("dialog", name="Settings").wait_for()
         assert await findings(page) == []
         await page.page.keyboard.press("Escape")
-        await page.button("Stop").click()
         backend.script.append(Refusal(429, "insufficient_quota", "Used up.", retry_after_ms="7200000"))
+        await page.button("Stop").click()
         await page.page.locator(".hold").wait_for()
         assert await findings(page) == []
 

@@ -19,7 +19,7 @@ from tests.web.chatpage import ChatPage, new_page
 pytestmark = [pytest.mark.web, pytest.mark.asyncio(loop_scope="session")]
 
 PASSWORD, NEW_PASSWORD = "correct horse battery staple", "a longer and better passphrase"
-MAX_ACCOUNT_FILES = 2
+MAX_ACCOUNT_FILES = 1
 
 
 @asynccontextmanager
@@ -35,7 +35,7 @@ async def running(tmp_path: Path, **auth: Any) -> AsyncIterator[RunningGateway]:
         yield gate
 
 
-async def opened(page: ChatPage, name: str = "Password, sessions, tokens") -> None:
+async def opened(page: ChatPage, name: str = "Account, sessions, tokens") -> None:
     await page.page.locator("[popovertarget=account]").click()
     await page.page.get_by_role("button", name=name).click()
     await page.page.locator("dialog.account").wait_for()
@@ -88,7 +88,7 @@ async def test_sessions_on_the_page(browser: Browser, tmp_path: Path) -> None:
     ):
         await other.enter("ada", PASSWORD)
         await here.enter("ada", PASSWORD)
-        await opened(here, "密码、登录与令牌")
+        await opened(here, "账户、登录与令牌")
         await expect(here.page.locator("dialog.account")).to_contain_text("当前浏览器")
         await here.page.locator("dialog.account").get_by_role("button", name="退出").click()
         await expect(here.page.locator(".entries").first.locator("li")).to_have_count(1)

@@ -30,7 +30,7 @@ async def test_login_ask_and_read(browser: Browser, tmp_path: Path) -> None:
         await chat.ask("你好，请介绍一下你自己")
         answer = await chat.answered()
         assert "模拟" in await answer.inner_text()
-        [line] = await gate.logged(1, route="/v1/chat/completions")
+        [line] = await gate.logged(1, route="/api/chats/{id}/runs")
         [seen] = [r for r in await engine.requests() if r["target"] == "/v1/chat/completions"]
         assert line["subject"] == "demo"
         assert line["outcome"] == "complete"
@@ -71,9 +71,5 @@ async def test_an_engine_that_dies_in_mid_answer(browser: Browser, tmp_path: Pat
         async with simulator("--sim-control", port=engine.port):
             await asyncio.sleep(0)
             await gate.ready()
-            await (
-                chat.page.get_by_role("button", name="Retry")
-                .or_(chat.page.get_by_role("button", name="Try again"))
-                .first.click()
-            )
-            await gate.logged(1, route="/v1/chat/completions", outcome="complete")
+            await chat.button("Try again").click()
+            await gate.logged(1, route="/api/chats/{id}/runs", outcome="complete")

@@ -5,6 +5,7 @@ import { number, t } from "../i18n.js";
 import { get, logout, quota, user } from "../session.js";
 import { change, config, settings } from "../settings.js";
 import { Choice, Icon, IconButton, LanguageChoice, Menu, explain, isPlainEnter, placeBeside, showPage, toast } from "./common.js";
+import { reveal } from "./thread.js";
 
 const SEARCH_MS = 250;
 
@@ -53,12 +54,7 @@ async function show(id, message) {
   const found = conversation.nodes.peek().get(message);
   if (!found) return;
   if (!conversation.path.peek().includes(found)) conversation.show(found);
-  requestAnimationFrame(() => {
-    const spot = document.getElementById(message);
-    spot?.scrollIntoView({ block: "center" });
-    spot?.classList.add("found");
-    setTimeout(() => spot?.classList.remove("found"), 2000);
-  });
+  reveal(found.id);
 }
 
 function ChatList({ go }) {

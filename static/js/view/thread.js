@@ -1,5 +1,5 @@
 // The messages, and a scroll position that follows the answer only while the reader is at its end.
-import { html, useEffect, useLayoutEffect, useRef, useSignal } from "../../vendor/core.js";
+import { html, signal, useEffect, useLayoutEffect, useRef, useSignal } from "../../vendor/core.js";
 import { current } from "../chats.js";
 import { engine } from "../engine.js";
 import { language, t } from "../i18n.js";
@@ -11,18 +11,38 @@ import { Turn } from "./message.js";
 
 const NEAR_END_PX = 48;
 const STILL_ANSWERING_MS = 7000;
+const FRAMES_TO_SETTLE = 4; // heights above a message become known when it is drawn
+
+/** Whether the end is followed: as long as the reader has not left it. */
+const pinned = signal(true);
+
+/** Bring a message into view and keep it there. */
+export function reveal(id) {
+  pinned.value = false;
+  let left = FRAMES_TO_SETTLE;
+  const step = () => {
+    const spot = document.getElementById(id);
+    spot?.scrollIntoView({ block: "center" });
+    spot?.classList.add("found");
+    if ((left -= 1) > 0) requestAnimationFrame(step);
+    else setTimeout(() => spot?.classList.remove("found"), 2000);
+  };
+  requestAnimationFrame(step);
+}
 
 export function Thread() {
   const scroller = useRef(null);
   const list = useRef(null);
-  const pinned = useSignal(true);
-  const lastTop = useRef(0);
+  const before = useRef({ top: 0, height: 0 });
   const conversation = current.value;
   const turns = conversation.turns.value;
 
   useEffect(() => {
     const box = scroller.current;
-    const observer = new ResizeObserver(() => pinned.peek() && jumpToEnd(box));
+    const observer = new ResizeObserver(() => {
+      if (pinned.peek()) jumpToEnd(box);
+      before.current.height = box.scrollHeight;
+    });
     observer.observe(list.current);
     observer.observe(box);
     return () => observer.disconnect();
@@ -35,12 +55,19 @@ export function Thread() {
     jumpToEnd(scroller.current);
   }, [conversation, last?.role === "user" ? last : null]);
 
+  // Older messages above must not move what is read. Browsers see to that themselves, but not at the very top.
+  useLayoutEffect(() => {
+    const { top, height } = before.current;
+    const anchors = CSS.supports("overflow-anchor", "auto") && top > 0;
+    if (!pinned.peek() && !anchors) scroller.current.scrollTop = top + scroller.current.scrollHeight - height;
+  }, [turns[0]?.[0]]);
+
   // Only the reader scrolls upwards; an answer that grows between two frames does not mean that they left the end.
   const onScroll = (event) => {
     const { scrollTop, scrollHeight, clientHeight } = event.currentTarget;
     if (scrollHeight - scrollTop - clientHeight < NEAR_END_PX) pinned.value = true;
-    else if (scrollTop < lastTop.current) pinned.value = false;
-    lastTop.current = scrollTop;
+    else if (scrollTop < before.current.top) pinned.value = false;
+    before.current = { top: scrollTop, height: scrollHeight };
   };
   const toEnd = () => {
     pinned.value = true;
@@ -66,18 +93,15 @@ function jumpToEnd(scroller) {
   scroller.scrollTop = scroller.scrollHeight;
 }
 
-/** Older messages are read when the reader comes near them; what they look at stays where it is. */
+/** Older messages are read when the reader comes near them. */
 function Older({ conversation, scroller }) {
   const mark = useRef(null);
   const cursor = conversation.older.value;
   useEffect(() => {
-    const read = async ([entry]) => {
+    const read = ([entry]) => {
       if (!entry.isIntersecting) return;
       observer.disconnect();
-      const box = scroller.current;
-      const fromEnd = box.scrollHeight - box.scrollTop;
-      await conversation.loadOlder().catch(() => {});
-      requestAnimationFrame(() => (box.scrollTop = box.scrollHeight - fromEnd));
+      conversation.loadOlder().catch(() => {});
     };
     const observer = new IntersectionObserver(read, { root: scroller.current, rootMargin: "400px 0px 0px 0px" });
     observer.observe(mark.current);
