@@ -23,6 +23,7 @@ import matplotlib as mpl
 from matplotlib import dates, figure
 from matplotlib.axes import Axes
 
+from bench.observe.users_picture import draw_users
 from tests.support.prometheus import Prometheus, prometheus
 from tests.support.stack import SIMULATED, Stack, running_stack
 from tests.support.traffic import APIS, Request
@@ -210,7 +211,11 @@ def main(seconds: float) -> None:
         end = time.time()
         for file in sorted(DASHBOARDS.glob("*.json")):
             target = ROOT / "docs" / f"dashboard-{file.stem}.png"
-            draw(json.loads(file.read_text("utf-8")), source, start, end, target)
+            dashboard = json.loads(file.read_text("utf-8"))
+            if file.stem == "users":
+                draw_users(dashboard, target)
+            else:
+                draw(dashboard, source, start, end, target)
             print(target.relative_to(ROOT))
 
 

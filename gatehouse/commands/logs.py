@@ -1,6 +1,7 @@
 """`gatehouse logs`: the record for people."""
 
 import contextlib
+import datetime as dt
 import json
 import sys
 from collections.abc import Callable
@@ -144,7 +145,7 @@ def brief(line: Line) -> "Text":
     ended = get("outcome")
     if line.get("error_code") not in {None, ended}:
         ended += f" ({line['error_code']})"
-    text = Text(f"{get('ts')[:19].replace('T', ' ')} ", style="dim", end="")
+    text = Text(f"{_moment(line)} ", style="dim", end="")
     text.append(f"{get('status')} {ended}", style=STYLES.get(get("outcome"), "red"))
     text.append(f"  {get('subject')}", style="bold")
     text.append(f"  {get('route')}  {get('model')}  {_seconds(line.get('duration_ms'))}")
@@ -160,12 +161,21 @@ def brief(line: Line) -> "Text":
 def _message(line: Line) -> "Text":
     from rich.text import Text  # noqa: PLC0415
 
-    text = Text(f"{str(line.get('ts'))[:19].replace('T', ' ')} ", style="dim", end="")
+    text = Text(f"{_moment(line)} ", style="dim", end="")
     text.append(f"{line.get('source')} {line.get('level')}", style=LEVELS.get(str(line.get("level")), "red"))
     text.append(f"  {line['message']}")
     if line.get("exception"):
         text.append(f"\n{line['exception']}", style="dim")
     return text
+
+
+def _moment(line: Line) -> str:
+    """When, as the reader's clock shows it; what is no time as it is."""
+    try:
+        when = dt.datetime.fromisoformat(line["ts"])
+    except (KeyError, TypeError, ValueError):
+        return str(line.get("ts"))
+    return f"{when.astimezone():%Y-%m-%d %H:%M:%S}"
 
 
 def _seconds(milliseconds: float | None) -> str:

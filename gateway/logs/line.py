@@ -93,7 +93,7 @@ class LogLine(msgspec.Struct, frozen=True, omit_defaults=True):
         speed = "" if self.tokens_per_second is None else f" {self.tokens_per_second:.0f} tok/s"
         error = "" if self.error_code is None else f" ({self.error_code})"
         return (
-            f"{self.ts[11:23]} {self.status} {self.method} {self.route} {self.subject or '-'} {self.model or '-'}"
+            f"{local_time(self.ts)} {self.status} {self.method} {self.route} {self.subject or '-'} {self.model or '-'}"
             f" {self.outcome}{error} {self.duration_ms:.0f} ms{ttft}"
             f" {self.prompt_tokens}+{self.completion_tokens} tokens{speed} {self.request_id}\n"
         ).encode()
@@ -126,6 +126,11 @@ def _name(text: str | None) -> str | None:
 def redact(text: str) -> str:
     """The text without what looks like a token or an Authorization header."""
     return _CREDENTIAL.sub("[redacted]", text)
+
+
+def local_time(ts: str) -> str:
+    """The time of a line as the reader's clock shows it, `19:36:32.123`."""
+    return dt.datetime.fromisoformat(ts).astimezone().isoformat(sep=" ", timespec="milliseconds")[11:23]
 
 
 def timestamp(seconds: float) -> str:

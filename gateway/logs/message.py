@@ -1,11 +1,10 @@
 """A message of a process: the gateway's, the launcher's, or what the engine printed, as a line of the record."""
 
-import datetime as dt
 import logging
 
 import msgspec
 
-from gateway.logs.line import clean, timestamp
+from gateway.logs.line import clean, local_time, timestamp
 
 LONGEST = 4096
 ENGINE = "engine"  # the logger that bears what the engine prints
@@ -43,9 +42,8 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True):
 
     def console(self) -> bytes:
         """The line for people, in the reader's own time; a traceback below it."""
-        when = dt.datetime.fromisoformat(self.ts).astimezone()
         below = "" if self.exception is None else f"\n{self.exception}"
-        return f"{when:%H:%M:%S} {self.level:7} {self.logger}: {self.message}{below}\n".encode()
+        return f"{local_time(self.ts)} {self.level:7} {self.logger}: {self.message}{below}\n".encode()
 
 
 _encode = msgspec.json.Encoder().encode

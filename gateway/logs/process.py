@@ -42,7 +42,7 @@ def process_log(
     `told_elsewhere` says, and is no warning, is for the file only.
     """
     outlet = Outlet(STDOUT if settings.stdout else STDERR)
-    writer = RecordWriter(settings, state_dir, on_drop=lambda _sink, _count: None, outlet=outlet)
+    writer = RecordWriter(settings, state_dir, on_drop=lambda _sink, _count: None, outlet=outlet, what="messages")
     handler = _IntoRecord(writer, source, told_elsewhere=told_elsewhere)
     logging.getLogger("alembic").setLevel(logging.WARNING)  # its notes on how it was set up help nobody
     logging.basicConfig(handlers=[handler], level=settings.level.upper(), force=True)

@@ -51,8 +51,13 @@ class RecordWriter:
         *,
         on_drop: Callable[[str, int], None],
         outlet: Outlet | None,
+        what: str,
     ) -> None:
-        """`on_drop(sink, lines)` is called, from any thread, for what `queue`, `file` or `stdout` could not take."""
+        """`what` is written, for people: requests and messages have a writer each.
+
+        `on_drop(sink, lines)` is called, from any thread, for what `queue`, `file` or `stdout` could not take.
+        """
+        self._what = what
         self._settings = settings
         self._file = LogFile(
             settings.file or state_dir / "requests.jsonl", max_bytes=settings.max_bytes, keep=settings.keep_files
@@ -93,7 +98,8 @@ class RecordWriter:
             if not self._overflowing:
                 self._overflowing = True
                 _log.error(
-                    "log: lines come faster than they can be written; those that find the queue full are dropped"
+                    "log: %s come faster than they can be written; those that find the queue full are dropped",
+                    self._what,
                 )
             self._on_drop("queue", 1)
             return False
@@ -118,7 +124,11 @@ class RecordWriter:
         self._turn()
         if self._pending:
             self._drop("file", len(self._pending))
-            _log.error("log: %d lines are lost, for the file could not be written before the end", len(self._pending))
+            _log.error(
+                "log: %d lines of %s are lost: the file could not be written before the end",
+                len(self._pending),
+                self._what,
+            )
         self._file.close()
 
     def _turn(self) -> None:
@@ -136,10 +146,13 @@ class RecordWriter:
         self._let_go(done)
         if error is not None and not self._failing:
             self._failing = True
-            _log.error("log: the file cannot be written: %s; the newest lines are kept, up to queue_lines", error)
+            _log.error(
+                "log: %s cannot be written to the file: %s; the newest %d lines wait for it, others will be lost",
+                self._what, error, self._settings.queue_lines,
+            )  # fmt: skip
         if error is None and self._failing:
             self._failing = False
-            _log.warning("log: the file can be written again; %d lines were lost", self._lost)
+            _log.warning("log: %s are written to the file again; %d lines were lost", self._what, self._lost)
             self._lost = 0
         surplus = len(self._pending) - self._settings.queue_lines
         if surplus > 0:
@@ -163,7 +176,9 @@ class RequestLog(RecordWriter):
     def __init__(
         self, settings: LoggingSettings, state_dir: Path, *, on_drop: Callable[[str, int], None], stdout: int = 1
     ) -> None:
-        super().__init__(settings, state_dir, on_drop=on_drop, outlet=Outlet(stdout) if settings.stdout else None)
+        super().__init__(
+            settings, state_dir, on_drop=on_drop, outlet=Outlet(stdout) if settings.stdout else None, what="requests"
+        )
         self._redactor = Redactor(settings.bodies) if settings.bodies.enabled else None
 
     def write(self, exchange: Exchange, timing: Timing | None = None) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,6 +20,20 @@ from tests.unit.gateway.exchanges import finished
 def line(number: int, **changes: object) -> bytes:
     exchange = finished(number, **changes)
     return LogLine.of(exchange, Timing.of(exchange, exchange.ended or 102.252)).json()
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Set the reader's time zone: UTC at first."""
+
+    def set_to(zone: str) -> None:
+        monkeypatch.setenv("TZ", zone)
+        time.tzset()
+
+    set_to("UTC")
+    yield set_to
+    monkeypatch.undo()
+    time.tzset()
 
 
 @pytest.fixture
@@ -85,6 +100,14 @@ def test_a_line_for_people(tmp_path: Path, shown: Callable[..., list[str]]) -> N
         "2026-11-22 11:36:32 200 engine_failed (engine_died)  alice  /v1/chat/completions  gpt-oss-20b"
     )
     assert said.endswith("  2.3 s, first token 252 ms  12+101 tokens 50/s  r2")
+
+
+def test_times_are_the_readers(tmp_path: Path, shown: Callable[..., list[str]], clock: Callable[[str], None]) -> None:
+    """For people the time of their own clock, for programs UTC."""
+    (tmp_path / "requests.jsonl").write_bytes(line(2) + message("x"))
+    clock("Asia/Shanghai")
+    assert [each[:19] for each in shown()] == ["2026-11-22 19:36:32", "2026-11-22 19:36:30"]
+    assert [json.loads(each)["ts"][:19] for each in shown("--json")] == ["2026-11-22T11:36:32", "2026-11-22T11:36:30"]
 
 
 def test_without_a_record(shown: Callable[..., list[str]]) -> None:

@@ -105,7 +105,7 @@ async def test_lines_that_find_no_disk_until_the_end_are_counted(
     log.write(finished())
     await log.close()
     assert drops == {"file": 1}
-    assert "1 lines are lost" in caplog.records[-1].message
+    assert "1 lines of requests are lost" in caplog.records[-1].message
 
 
 @pytest.mark.parametrize("form", ["json", "console"])
