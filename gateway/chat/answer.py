@@ -4,8 +4,6 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from gateway.dialects.events import payloads
-
 Kind = Literal["r", "c"]
 
 
@@ -53,9 +51,11 @@ class Answer:
     def feed(self, events: bytes) -> list[Delta]:
         """Take events; return what they add. What is no chunk adds nothing."""
         deltas = []
-        for _, payload in payloads(events):
+        for line in events.split(b"\n"):
+            if not line.startswith(b"data:"):
+                continue
             try:
-                chunk = _decoder.decode(payload)
+                chunk = _decoder.decode(line[5:])
             except msgspec.MsgspecError:  # [DONE], or an event of another kind
                 continue
             if chunk.usage is not None:

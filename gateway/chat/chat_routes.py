@@ -141,7 +141,7 @@ class ChatRoutes:
         if chat is None:
             raise no_chat()
         for run_id in chat.runs:
-            self._runs.stop(run_id)
+            await self._runs.stop(run_id)
         self._hub.publish(chat)
         return nothing()
 

@@ -32,16 +32,15 @@ def body_of(
     The output limit is lowered to what the context surely has left. With `fit` the oldest messages are left out until
     half of the context, or all that the output limit leaves, holds the rest.
     """
-    messages = conversation(path)
-    if path[-1].role == Role.ASSISTANT:
-        messages.append({"role": "user", "content": CONTINUE})
     prompt = params.system_prompt or ""
     system = [{"role": "system", "content": prompt}] if prompt.strip() else []
+    going_on = [{"role": "user", "content": CONTINUE}] if path[-1].role == Role.ASSISTANT else []
+    messages = [*system, *conversation(path), *going_on]
     if fit:
         room = max_model_len - min(params.max_tokens or max_model_len, max_model_len // 2)
-        while len(messages) > 1 and _needed([*system, *messages]) > room:
-            del messages[0]
-    messages = [*system, *messages]
+        while len(path) > 1 and _needed(messages) > room:
+            path = path[1:]
+            messages = [*system, *conversation(path), *going_on]
     fields: dict[str, Any] = {name: value for name in _SENT if (value := getattr(params, name)) is not None}
     if params.max_tokens is not None and (left := max_model_len - _needed(messages)) > 0:
         fields["max_tokens"] = min(params.max_tokens, left)

@@ -25,13 +25,13 @@ from gateway.observe import outcome_of
 from gateway.relay import Relay
 from gateway.routes import Route
 from gateway.shape import Shaped
-from gateway.store.chat_rows import Ending, Status
+from gateway.store.chat_rows import Ending, Message, Status
 from gateway.timing import Timing
 
 BATCH_SECONDS = 0.04
 LOOK_SECONDS = 0.25  # between two looks at the waiting line
 USAGE_SECONDS = 1.0
-_COMING = frozenset({"unknown", "unreachable", "starting", "warming", "restarting", "stalled", "draining"})
+_DOWN = frozenset({"failed", "stopped"})  # states of an engine that does not come by itself
 _CONTEXT = re.compile(r"maximum context length|longer than the maximum model length|max_model_len")
 _INTERRUPTED = "The answer was interrupted: the gateway was stopped."
 
@@ -70,6 +70,7 @@ class Run:
         """End it for its reader; what has come stays."""
         if self.task is not None and not self.task.done():
             self.stopped = True
+            self.exchange.end(Outcome.CLIENT_GONE, "stopped")
             self.task.cancel()
 
     async def work(self, relay: Relay, route: Route, engine: Engine, admission: Admission) -> None:
@@ -92,7 +93,7 @@ class Run:
             try:
                 answer = await relay.relay_to(sink, self.exchange, route, self._shaped, self._body)
             except Unavailable:
-                if engine.state not in _COMING or time.monotonic() >= self._wait_until:
+                if engine.state in _DOWN or time.monotonic() >= self._wait_until:
                     raise
                 await self._until_ready(engine)
                 continue
@@ -102,8 +103,9 @@ class Run:
 
     async def _until_ready(self, engine: Engine) -> None:
         waited = time.monotonic()
-        while not engine.ready and engine.state in _COMING and time.monotonic() < self._wait_until:
-            await engine.wait_ready(1.0)
+        await asyncio.sleep(LOOK_SECONDS)  # nobody may have noticed yet that it is away
+        while not engine.ready and engine.state not in _DOWN and time.monotonic() < self._wait_until:
+            await engine.wait_ready(LOOK_SECONDS)
         self.exchange.held_seconds += time.monotonic() - waited
 
     def _refused(self, answer: web.StreamResponse) -> None:
@@ -129,9 +131,11 @@ class Run:
             elif (place := admission.place(self.exchange)) is not None:
                 eta = None if place.eta_seconds is None else round(place.eta_seconds, 1)
                 state, now = "queued", {"ahead": place.ahead, "eta_s": eta}
-            else:
+            elif self.exchange.sent_at is not None:
                 state, now = "started", {}
-            if (state, now) != (self.state, shown) or self.replay.seq == 0:
+            else:  # about to be sent
+                state, now = self.state, shown
+            if (state, now) != (self.state, shown):
                 self.state, shown = state, now
                 self.replay.add(state, now)
             await asyncio.sleep(LOOK_SECONDS)
@@ -205,12 +209,17 @@ class Run:
 
     def end(self, ending: Ending) -> None:
         """The last frames."""
-        if ending.error is not None:
-            self.replay.add("error", ending.error)
-        names = ("finish", "status", "usage", "ttft_ms", "tok_s", "queued_ms", "thought_ms")
-        self.replay.add("end", {name: getattr(ending, name) for name in names}, last=True)
+        end_frames(self.replay, ending)
         self.state = "ended"
         self.ended.set()
+
+
+def end_frames(replay: Replay, ending: Ending | Message) -> None:
+    """Add a run's last frames."""
+    if ending.error is not None:
+        replay.add("error", ending.error)
+    names = ("finish", "status", "usage", "ttft_ms", "tok_s", "queued_ms", "thought_ms")
+    replay.add("end", {name: getattr(ending, name) for name in names}, last=True)
 
 
 class _Sink:

@@ -76,7 +76,8 @@ class RunRoutes:
             path = await self._path(chat, form)
         params = parameters(form.params).over(Parameters.model_validate(chat.params)).over(self._config.chat.defaults)
         new = self._new_messages(path, form, params)
-        self._runs.require_room(owner)
+        with chats_needed():
+            await self._runs.require_room(owner)
         engine = self._config.engine
         body = body_of([*path, *new[:-1]], params, model=engine.model, max_model_len=engine.max_model_len, fit=form.fit)
         shaped, encoded = await self._api.admit(exchange, principal, ROUTE, body)
@@ -177,7 +178,7 @@ class RunRoutes:
             message = await self._store.messages.find(principal.subject, run_id)
         if message is None or message.role != Role.ASSISTANT:
             raise NotFound("There is no such run.", code="run_not_found")
-        self._runs.stop(run_id)
+        await self._runs.stop(run_id)
         return nothing()
 
     async def events(self, request: web.Request) -> web.StreamResponse:

@@ -12,11 +12,13 @@ from aiohttp import web
 
 from gateway.admission import Admission
 from gateway.chat.hub import Hub
+from gateway.chat.mirror import Mirror
 from gateway.chat.replay import Replay
-from gateway.chat.run import Run
+from gateway.chat.run import Run, end_frames
 from gateway.chat.settings import ChatSettings
 from gateway.chat.shown import fit
 from gateway.chat.worker import is_gone, this_worker
+from gateway.config import RedisSettings
 from gateway.context import Api
 from gateway.engine import Engine
 from gateway.errors import Gone, NotFound, TooManyRequests
@@ -24,7 +26,7 @@ from gateway.observe import Observer
 from gateway.relay import Relay
 from gateway.routes import ENGINE_ROUTES
 from gateway.store import Store, StoreError
-from gateway.store.chat_rows import Ending
+from gateway.store.chat_rows import Ending, Role, Status
 from gateway.store.messages import Unfinished
 
 log = logging.getLogger("gatehouse.chat")
@@ -34,11 +36,13 @@ SWEEP_SECONDS = 5.0
 ORPHANED_SECONDS = 30.0  # an answer that nobody saved for so long has no maker; several times `save_seconds`
 PURGE_SECONDS = 3600.0
 RETRY_SECONDS = 2.0
+STOP_SECONDS = 2.0
+_DAY = 86_400
 _GONE = "The answer was interrupted: the gateway that made it is gone."
 
 
 class Runs:
-    """Runs by id. Those that have ended stay for `replay_seconds`."""
+    """Runs by id. Those that have ended stay for `replay_seconds`. With Redis, other workers' runs are seen, too."""
 
     def __init__(
         self,
@@ -46,6 +50,7 @@ class Runs:
         store: Store,
         hub: Hub,
         *,
+        redis: RedisSettings,
         observer: Observer,
         engine: Engine,
         relay: Relay,
@@ -59,11 +64,22 @@ class Runs:
         self._work = partial(Run.work, relay=relay, route=ROUTE, engine=engine, admission=admission)
         self._runs: dict[str, Run] = {}
         self._endings: set[asyncio.Task[None]] = set()
-        self._sweep_now = asyncio.Event()
+        self._overdue: set[str] = set()  # runs of others that have ended in SQL, and not yet here
+        self._mirror: Mirror | None = None
+        if redis.url is not None:
+            self._mirror = Mirror(
+                redis,
+                self.worker,
+                keep_seconds=settings.replay_seconds,
+                longest_run=settings.wait_seconds + settings.replay_seconds + _DAY,
+                on_change=hub.deliver,
+                on_stop=self._stop_here,
+            )
+            hub.on_publish = self._mirror.tell
 
-    def require_room(self, owner: str) -> None:
-        """Raise TooManyRequests when as many answers are being made for a member as may be."""
-        if len(self.active(owner)) >= self._settings.max_runs:
+    async def require_room(self, owner: str) -> None:
+        """Raise TooManyRequests when as many answers are being made for a member as may be, by whatever worker."""
+        if len(await self._store.messages.running(owner)) >= self._settings.max_runs:
             raise TooManyRequests(
                 f"{self._settings.max_runs} answers are being made for you already; wait for one of them, or stop it.",
                 code="too_many_runs",
@@ -77,11 +93,21 @@ class Runs:
     def begin(self, request: web.Request, run: Run) -> None:
         """Start a run that goes on with the exchange of this request."""
         self._runs[run.id] = run
+        if self._mirror is not None:
+            self._mirror.carry(run.replay)
         run.task = self._observer.carry_on(request, partial(self._work, run))
         run.task.add_done_callback(partial(self._ended, run))
 
-    def stop(self, run_id: str) -> bool:
-        """Stop a run of this worker; False when it has none of that id."""
+    async def stop(self, run_id: str) -> None:
+        """Stop a run, whichever worker has it; one of this worker has ended and is saved after that."""
+        if self._stop_here(run_id):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(STOP_SECONDS):
+                    await self._runs[run_id].ended.wait()
+        elif self._mirror is not None:
+            self._mirror.stop(run_id)
+
+    def _stop_here(self, run_id: str) -> bool:
         run = self._runs.get(run_id)
         if run is not None:
             run.stop()
@@ -92,8 +118,11 @@ class Runs:
         run = self._runs.get(run_id)
         if run is not None and run.owner == owner:
             return run.replay
-        if run is not None or await self._store.messages.find(owner, run_id) is None:
+        message = None if run is not None else await self._store.messages.find(owner, run_id)
+        if message is None or message.role != Role.ASSISTANT:
             raise NotFound("There is no such run.", code="run_not_found")
+        if self._mirror is not None and (message.status == Status.RUNNING or await self._mirror.has(run_id)):
+            return self._mirror.follow(run_id)
         raise Gone("The frames of this run are no longer kept; read its message.", code="run_gone")
 
     def _ended(self, run: Run, _task: asyncio.Task[None]) -> None:
@@ -119,12 +148,13 @@ class Runs:
                 break
         if not run.ended.is_set():
             run.end(ending)
-        if chat is not None:
+        if chat is not None and chat.deleted_at is None:
             self._hub.publish(chat)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Save, sweep and forget while the context lasts; at its end stop what still runs and save it."""
+        mirror = asyncio.create_task(self._mirror.run()) if self._mirror is not None else None
         tasks = [asyncio.create_task(each) for each in (self._saving(), self._sweeping(), self._forgetting())]
         try:
             yield
@@ -134,6 +164,10 @@ class Runs:
                 with suppress(asyncio.CancelledError):
                     await task
             await self.close()
+            if mirror is not None:  # last: it tells the others how the runs ended
+                mirror.cancel()
+                with suppress(asyncio.CancelledError):
+                    await mirror
 
     async def close(self) -> None:
         """Interrupt what still runs, and wait until every end is saved, or cannot be."""
@@ -175,7 +209,25 @@ class Runs:
             chat = await self._store.messages.interrupt(orphan, now, error)
             if chat is not None:
                 log.warning("%s: interrupted, its worker is gone", orphan.id)
+                self._overdue.add(orphan.id)
                 self._hub.publish(chat)
+        if self._mirror is not None:
+            await self._end_followed(self._mirror)
+
+    async def _end_followed(self, mirror: Mirror) -> None:
+        """End the runs of others whose last frame never came, though the message says that they have ended."""
+        overdue = set()
+        for run_id, replay in list(mirror.followed.items()):
+            if replay.ended_at is not None:
+                continue
+            message = await self._store.messages.get(run_id)
+            if message is not None and message.status == Status.RUNNING:
+                continue
+            if run_id not in self._overdue:  # the frame may be on its way
+                overdue.add(run_id)
+            elif message is not None:
+                end_frames(replay, message)
+        self._overdue = overdue
 
     def _is_orphan(self, message: Unfinished, now: float) -> bool:
         silent = now - message.saved_at > max(ORPHANED_SECONDS, 4 * self._settings.save_seconds)

@@ -39,7 +39,16 @@ def setup_chat(
 ) -> None:
     """Register the chat with `app`, which has its store and its identity already."""
     store, members, hub = app[STORE], Members(config, app[AUTHENTICATOR]), Hub()
-    runs = Runs(config.chat, store, hub, observer=observer, engine=engine, relay=relay, admission=admission)
+    runs = Runs(
+        config.chat,
+        store,
+        hub,
+        redis=config.redis,
+        observer=observer,
+        engine=engine,
+        relay=relay,
+        admission=admission,
+    )
     run_routes = RunRoutes(config, members, store, runs=runs, hub=hub, api=api)
     tabs = Tabs(config, members, hub, find=runs.replay, going=run_routes.going, build=build)
     ChatRoutes(config.chat, members, store, runs, hub).add_to(app)

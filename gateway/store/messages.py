@@ -85,6 +85,13 @@ class MessageRows:
             row = (await connection.execute(query)).mappings().one_or_none()
         return None if row is None else _message(row)
 
+    async def get(self, message_id: str) -> Message | None:
+        """A message, whoever's it is."""
+        query = select(_MESSAGES).where(_MESSAGES.c.id == message_id)
+        async with self._database.read() as connection:
+            row = (await connection.execute(query)).mappings().one_or_none()
+        return None if row is None else _message(row)
+
     async def sent(self, chat_id: str, client_id: str) -> list[Message]:
         """What was added by the sending of that id: question and answer, the answer alone, or nothing."""
         query = select(_MESSAGES).where(_MESSAGES.c.chat == chat_id, _MESSAGES.c.client_id == client_id)

@@ -1,11 +1,11 @@
 """A member of the team with a browser's manners, for tests of the chat.
 
-async with member(gate, "ada") as ada:
-    chat = await ada.made()
-    run = await ada.asked(chat, "hello")
-    frames = await ada.frames(run)              # to the end, by server-sent events
-    async with ada.tab() as tab:                # the WebSocket
-        await tab.sub(run); await tab.until("end")
+ada = await member(gate, "ada")             # of a gateway with auth=OVER_HTTP
+chat = await ada.made()
+run = await ada.asked(chat, "hello")
+frames = await ada.frames(run)              # to the end, by server-sent events
+async with ada.tab() as tab:                # the WebSocket
+    await tab.sub(run); await tab.until("end")
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -21,6 +22,7 @@ import aiohttp
 from gateway.auth.passwords import Passwords
 from gateway.auth.throttle import Throttle
 from gateway.auth.users import Users
+from gateway.config import AuthSettings
 from gateway.store import Store, database_address
 from tests.support.gateways import DEADLINE, RunningGateway
 
@@ -165,13 +167,14 @@ class Member:
             yield tab
 
 
-async def add_user(gate: RunningGateway, name: str, **fields: Any) -> None:
-    """A user who can sign in."""
-    store, passwords = Store(database_address(gate.config)), Passwords()
+async def add_user(
+    address: str | Path, name: str, *, plan: str = "member", team: str | None = None, **fields: Any
+) -> None:
+    """A user who can sign in; `fields` are columns besides."""
+    store, passwords = Store(address), Passwords()
     try:
-        users = Users(store, gate.config.auth, passwords, Throttle())
-        plan = fields.pop("plan", gate.config.auth.user_plan)
-        await users.add(name, PASSWORD, display_name=None, team=fields.pop("team", None), plan=plan)
+        users = Users(store, AuthSettings(), passwords, Throttle())
+        await users.add(name, PASSWORD, display_name=None, team=team, plan=plan)
         if fields:
             await store.users.change(name, **fields)
     finally:
@@ -179,19 +182,19 @@ async def add_user(gate: RunningGateway, name: str, **fields: Any) -> None:
         await store.close()
 
 
-async def sign_in(gate: RunningGateway, name: str) -> Member:
+async def sign_in(url: str, http: aiohttp.ClientSession, name: str) -> Member:
     """Sign in somebody who is there."""
     body = {"username": name, "password": PASSWORD}
-    async with gate.http.post(gate.url + "/auth/login", json=body, headers=OWN_PAGE) as answer:
+    async with http.post(url + "/auth/login", json=body, headers=OWN_PAGE) as answer:
         assert answer.status == 200, await answer.text()
         cookie = answer.headers["Set-Cookie"].partition(";")[0]
-    return Member(gate.url, gate.http, name, cookie)
+    return Member(url, http, name, cookie)
 
 
 async def member(gate: RunningGateway, name: str = "ada", **fields: Any) -> Member:
-    """A new user, signed in."""
-    await add_user(gate, name, **fields)
-    return await sign_in(gate, name)
+    """A new user of a gateway, signed in."""
+    await add_user(database_address(gate.config), name, **fields)
+    return await sign_in(gate.url, gate.http, name)
 
 
 def text_of(frames: list[dict[str, Any]], kind: str = "c") -> str:
