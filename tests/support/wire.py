@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from dataclasses import dataclass
 from typing import Any
@@ -62,6 +63,14 @@ class Wire(asyncio.Protocol):
     def abort(self) -> None:
         """Close at once."""
         self.transport.abort()
+
+    async def something(self, seconds: float) -> None:
+        """Wait until anything has come, or the connection is closed, or so long."""
+        if not self.received and not self.closed:
+            self._news.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._news.wait()
 
     async def answer(self, *, bodiless: bool = False) -> Answer | None:
         """The next answer that is not an interim one; None when the connection closes without one."""
