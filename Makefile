@@ -11,7 +11,7 @@ ARGS ?=
 JOBS ?= $(shell expr $$(nproc) + 1)
 PARALLEL := -n $(JOBS) --dist loadgroup --no-loadscope-reorder
 
-.PHONY: run run-real test test-fast check format lock dashboards clean
+.PHONY: run run-real test test-fast check format lock dashboards sbom audit clean
 
 run: .venv/run
 	@$(BIN)/gatehouse up --demo $(ARGS)
@@ -56,7 +56,15 @@ lock:
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" \
 	  -c requirements.lock pyproject.toml --extra otlp -o requirements-otlp.lock
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" \
+	  -c requirements.lock pyproject.toml --extra postgresql -o requirements-postgresql.lock
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" \
 	  -c requirements.lock pyproject.toml requirements-build.in --group dev -o requirements-dev.lock
+
+sbom:
+	@$(PYTHON) tools/supply.py sbom
+
+audit:
+	@$(PYTHON) tools/supply.py audit
 
 dashboards: .venv/dev
 	$(BIN)/python deploy/grafana/build.py
