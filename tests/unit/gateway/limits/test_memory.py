@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from gateway.limits.calendar import Calendar
 from gateway.limits.limiter import FORGET_AFTER, MINUTE, SECOND, Allowance, Kind, Pace, Rule
 from gateway.limits.memory import MemoryLimiter
+from tests.unit.gateway.limits import scenarios
 from tests.unit.gateway.limits.limiter_machine import LEASE, Clock, LimiterMachine, finish
 
 
@@ -34,6 +35,18 @@ def clock() -> Clock:
 @pytest.fixture
 def limiter(clock: Clock) -> MemoryLimiter:
     return MemoryLimiter(lease=LEASE, time_zone="UTC", clock=clock, wall=clock)
+
+
+@pytest.mark.parametrize(
+    "scenario", [scenarios.debt_counts_from_the_settlement, scenarios.yesterdays_refund_is_not_todays_gain]
+)
+def test_scenarios(limiter: MemoryLimiter, clock: Clock, scenario) -> None:
+    """What the scenario says."""
+
+    async def at(now: int) -> None:
+        clock.now = now
+
+    finish(scenario(limiter, at))
 
 
 def own(**allowance: object) -> tuple[Rule, ...]:

@@ -9,7 +9,7 @@ from pydantic import SecretStr
 
 from gateway.config import AuthSettings, Config, EngineTarget, LimitsSettings, PlanSettings
 from gateway.context import Principal, Via
-from gateway.limits.limiter import Kind, Pace, Rate, Refusal, Verdict
+from gateway.limits.limiter import MINUTE, Kind, Pace, Rate, Refusal, Verdict
 from gateway.limits.plans import CHAT_LEAD, Plans, allowance, go_duration, headers, refusal_message
 
 
@@ -173,3 +173,12 @@ def test_cost_and_room_agree(per_minute: int, amount: int, backlog: int) -> None
     assert backlog + pace.cost(room) <= pace.depth
     assert backlog + pace.cost(room + 1) > pace.depth
     assert pace.cost(amount) >= amount * 60_000_000 / per_minute
+
+
+@given(st.integers(1, 10**7), st.integers(0, 10**7))
+def test_rounding_never_favours_the_caller(per_minute: int, amount: int) -> None:
+    """A charge takes at least as long to work off as it should, by less than a microsecond; what is left fits in."""
+    pace = Pace.of_tokens(per_minute)
+    assert 0 <= pace.cost(amount) * per_minute - amount * MINUTE < per_minute
+    backlog = min(pace.cost(amount), pace.depth)
+    assert backlog + pace.cost(pace.room(backlog)) <= pace.depth < backlog + pace.cost(pace.room(backlog) + 1)

@@ -12,6 +12,7 @@ from gateway.limits.memory import wall
 from gateway.limits.redis import GIVEN_UP_SECONDS, SCRIPT, RedisLimiter
 from gateway.redis import Address, Link, RedisAway
 from tests.support.redis_server import RedisServer, running_redis
+from tests.unit.gateway.limits import scenarios
 from tests.unit.gateway.limits.limiter_machine import DAY, LEASE, Clock, LimiterMachine
 
 # the server's TIME in the script's eyes: two numbers of a list that the test keeps
@@ -82,26 +83,35 @@ def make(link: Link, script: bytes = SCRIPT, **how) -> RedisLimiter:
     return RedisLimiter(link, lease=LEASE, time_zone="UTC", script=script, **how)
 
 
-async def test_yesterdays_refund_is_not_todays_gain(link: Link) -> None:
-    """What a request of yesterday gives back changes neither today's budget nor this month's."""
-    clock = Clock(1004 * DAY - 1)  # the last microsecond of 1972-09-30
+@pytest.mark.parametrize(
+    "scenario", [scenarios.debt_counts_from_the_settlement, scenarios.yesterdays_refund_is_not_todays_gain]
+)
+async def test_scenarios(link: Link, scenario) -> None:
+    """What the scenario says."""
+    await scenario(*timed(link, uuid.uuid4().hex))
+
+
+async def test_leases_of_the_dead_do_not_pile_up(link: Link, server: RedisServer) -> None:
+    """On an account that is always in use, what nobody renewed is taken out, not only left uncounted."""
     namespace = uuid.uuid4().hex
-    limiter = make(link, TESTED, namespace=namespace, clock=clock, wall=clock)
-    rules = (Rule("total", Allowance(tokens_per_day=100, tokens_per_month=200)),)
+    limiter, at = timed(link, namespace)
+    rules = (Rule("total", Allowance(concurrent=9)),)
+    for turn in range(5):
+        await at(1000 * DAY + turn * LEASE * SECOND)
+        assert (await limiter.acquire(str(turn), rules, 1)).running == 0
+    assert server.cli("ZCARD", f"{{{namespace}:limits:1}}:l:total") == 1
+
+
+def timed(link: Link, namespace: str) -> tuple[RedisLimiter, scenarios.At]:
+    """A limiter whose server's clock stands where it is put."""
+    clock = Clock()
 
     async def at(now: int) -> None:
         clock.now = now
         await link.call("DEL", f"{{{namespace}:limits:1}}:clock")
         await link.call("RPUSH", f"{{{namespace}:limits:1}}:clock", *divmod(now, SECOND))
 
-    await at(clock.now)
-    assert (await limiter.acquire("a", rules, 100)).allowed
-    assert not (await limiter.acquire("b", rules, 1)).allowed
-    await at(1004 * DAY)
-    assert (await limiter.acquire("c", rules, 60)).allowed
-    await limiter.settle({"a": 0})
-    verdict = await limiter.acquire("d", rules, 0)
-    assert (verdict.day.remaining, verdict.month.remaining) == (40, 140)
+    return make(link, TESTED, namespace=namespace, clock=clock, wall=clock), at
 
 
 async def test_the_servers_clock_counts_not_the_gateways(link: Link, server: RedisServer) -> None:
