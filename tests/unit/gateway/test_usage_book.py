@@ -87,6 +87,18 @@ async def test_rotation_loses_nothing(store: Store, tmp_path: Path) -> None:
     assert (await total(store))["requests"] == 91
 
 
+async def test_a_file_that_is_rotated_while_it_is_opened_is_not_taken_for_the_other(
+    store: Store, tmp_path: Path
+) -> None:
+    """What was asked for under one first line is not read from a file that has another."""
+    record = tmp_path / "requests.jsonl"
+    record.write_bytes(line(1))
+    one = book(store, tmp_path)
+    assert one._read(record, "the name of the file that was here before", 0) is None
+    await one.catch_up()
+    assert (await total(store))["requests"] == 1
+
+
 async def test_many_readers_at_once_count_once(store: Store, tmp_path: Path) -> None:
     """Four workers read the same record while it grows: the sums are exact."""
     record = tmp_path / "requests.jsonl"

@@ -13,7 +13,7 @@ from gateway.limits.fallback import FallbackLimiter, LimiterUnavailable
 from gateway.limits.limiter import Allowance, Kind, Pace, Rule
 from gateway.limits.memory import MemoryLimiter
 from gateway.limits.redis import RedisLimiter
-from gateway.redis import Address, Link
+from gateway.redis import Address, Link, RedisAway
 from tests.support.redis_server import RedisServer, free_ports, running_redis
 
 LEASE = 30
@@ -37,12 +37,12 @@ def server():
 class Watched:
     """A limiter whose modes and waits are noted."""
 
-    def __init__(self, url: str, on_failure: str, namespace: str) -> None:
+    def __init__(self, url: str, on_failure: str, namespace: str, limiter: type[RedisLimiter] = RedisLimiter) -> None:
         self.modes: list[str] = []
         self.longest = 0.0
         self.lag = 0.0
         self.limiter = FallbackLimiter(
-            lambda link: RedisLimiter(link, lease=LEASE, time_zone="UTC", namespace=namespace),
+            lambda link: limiter(link, lease=LEASE, time_zone="UTC", namespace=namespace),
             lambda on_lost: Link(Address(url), 0.05, on_lost),
             MemoryLimiter(lease=LEASE, time_zone="UTC"),
             on_failure=on_failure,
@@ -80,9 +80,13 @@ async def until(condition: Callable[[], object]) -> None:
 
 @contextlib.asynccontextmanager
 async def watched(
-    server: RedisServer, on_failure: str = "local", namespace: str = "", url: str = ""
+    server: RedisServer,
+    on_failure: str = "local",
+    namespace: str = "",
+    url: str = "",
+    limiter: type[RedisLimiter] = RedisLimiter,
 ) -> AsyncIterator[Watched]:
-    one = Watched(url or server.url, on_failure, namespace or uuid.uuid4().hex)
+    one = Watched(url or server.url, on_failure, namespace or uuid.uuid4().hex, limiter)
     lag = asyncio.create_task(one.watch_lag())
     await one.limiter.start()
     try:
@@ -367,6 +371,60 @@ async def test_a_caller_who_leaves_while_redis_is_asked_holds_nothing(server: Re
         await one.limiter.settle({"gone": 0})
         verdict = await books(server, namespace)
         assert (verdict.running, verdict.day.remaining) == (0, 1_000_000)
+
+
+class Relapsing(RedisLimiter):
+    """Redis does what the way back asks for, but its first answers get lost; then something unheard of happens."""
+
+    losses = 0
+
+    async def enter(self, *how) -> None:
+        """Done; the first two times the caller does not hear of it."""
+        await super().enter(*how)
+        Relapsing.losses += 1
+        if Relapsing.losses <= 2:
+            raise RedisAway("lost again")
+        if Relapsing.losses == 3:
+            raise ValueError("unheard of")
+
+
+@pytest.mark.parametrize("ends", ["in the dark", "later"])
+async def test_a_way_back_that_breaks_off_charges_nothing_twice(
+    server: RedisServer, caplog: pytest.LogCaptureFixture, ends: str
+) -> None:
+    """Redis is lost again, and again, while it is told of a request that runs: it counts once, whenever that one ends."""
+    namespace = uuid.uuid4().hex
+    Relapsing.losses = 0
+    async with watched(server, namespace=namespace, limiter=Relapsing) as one:
+        server.pause()
+        await one.acquire("dark", 500)
+        server.resume()
+        await until(lambda: Relapsing.losses >= 1)
+        if ends == "in the dark":
+            await one.limiter.settle({"dark": 70})
+        await one.until("redis")
+        if ends == "later":
+            assert "the way back failed" in caplog.text
+            verdict = await books(server, namespace)
+            assert (verdict.running, 1_000_000 - verdict.day.remaining) == (1, 500)
+            await one.limiter.settle({"dark": 70})
+        verdict = await books(server, namespace)
+        assert (verdict.running, 1_000_000 - verdict.day.remaining) == (0, 70)
+
+
+async def test_a_debt_of_a_day_that_is_over_is_not_booked_on_the_next(server: RedisServer) -> None:
+    """What was used in the dark before midnight is no charge on the day after it; the month it still belongs to has it."""
+    namespace = uuid.uuid4().hex
+    async with watched(server, namespace=namespace) as one:
+        server.pause()
+        await one.acquire("dark", 500)
+        await one.limiter.settle({"dark": 70})
+        for debt in one.limiter._debts.values():
+            debt.day_end = 1
+        server.resume()
+        await one.until("redis")
+        verdict = await books(server, namespace)
+        assert (verdict.day.remaining, verdict.month.remaining) == (1_000_000, 2_000_000 - 70)
 
 
 @pytest.mark.parametrize("method", ["renew", "settle"])
