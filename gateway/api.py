@@ -3,7 +3,6 @@
 import asyncio
 import re
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from fnmatch import fnmatchcase
 
@@ -21,12 +20,12 @@ from gateway.errors import NotFound, RequestTimeout, TooLarge, TooManyRequests, 
 from gateway.limits import LimiterUnavailable, Limits
 from gateway.limits.plans import headers, refusal_message
 from gateway.logs.redaction import MARGIN
+from gateway.owners import Owners
 from gateway.relay import Relay
 from gateway.routes import ENGINE_ROUTES, Route
 from gateway.shape import NOTHING, Shaped, shape
 
 RESPONSE_ID = re.compile(r"resp_[A-Za-z0-9_-]{1,128}", re.ASCII)
-MAX_RESPONSE_OWNERS = 10_000
 
 
 class EngineApi:
@@ -42,6 +41,7 @@ class EngineApi:
         *,
         admission: Admission,
         salts: CacheSalts,
+        owners: Owners,
     ) -> None:
         self._config = config
         self._salts = salts
@@ -50,7 +50,7 @@ class EngineApi:
         self._admission = admission
         self._engine = engine
         self._relay = relay
-        self._owners: OrderedDict[str, str] = OrderedDict()  # Responses API: id → subject, the newest ones
+        self._owners = owners
         self.draining = False
         self.handlers = {route.path: self._handler(route) for route in ENGINE_ROUTES}  # by exact path, of POST
 
@@ -77,7 +77,7 @@ class EngineApi:
         shaped, encoded = await self.admit(exchange, principal, route, body)
         response = await self._relay.relay(request, exchange, route, shaped, encoded)
         if exchange.response_id is not None:
-            self._own(exchange.response_id, principal.subject)
+            await self._owners.note(exchange.response_id, principal.subject)
         return response
 
     async def admit(self, exchange: Exchange, principal: Principal, route: Route, body: bytes) -> tuple[Shaped, bytes]:
@@ -101,7 +101,7 @@ class EngineApi:
         exchange.model, exchange.stream = shaped.model, shaped.stream
         self._check_model(principal, shaped.model)
         if shaped.previous_response is not None:
-            self._check_owner(principal, shaped.previous_response)
+            await self._check_owner(principal, shaped.previous_response)
         await self._admission.admit(self._limits.plans.rank(principal))
         running = await self._reserve(exchange, shaped)
         priority = self._limits.plans.priority(principal, running)
@@ -187,21 +187,16 @@ class EngineApi:
         exchange = request[EXCHANGE]
         principal = await self.caller(request, exchange)
         response_id = request.match_info["id"]
-        self._check_owner(principal, response_id)
+        await self._check_owner(principal, response_id)
         await self._reserve(exchange, NOTHING)
         path = f"/v1/responses/{response_id}" + ("/cancel" if request.method == "POST" else "")
         route = Route(path, Api.RESPONSES, generates=False, prompt_fields=())
         return await self._relay.relay(request, exchange, route, NOTHING, b"")
 
-    def _check_owner(self, principal: Principal, response_id: str) -> None:
+    async def _check_owner(self, principal: Principal, response_id: str) -> None:
         """Let nobody read, cancel or go on with what was said to somebody else (LibreChat CVE-2026-31950)."""
-        if not RESPONSE_ID.fullmatch(response_id) or self._owners.get(response_id) != principal.subject:
+        if not RESPONSE_ID.fullmatch(response_id) or await self._owners.of(response_id) != principal.subject:
             raise NotFound("There is no such response.", code="response_not_found")
-
-    def _own(self, response_id: str, subject: str) -> None:
-        self._owners[response_id] = subject
-        while len(self._owners) > MAX_RESPONSE_OWNERS:
-            self._owners.popitem(last=False)
 
 
 def may_use(principal: Principal, model: str) -> bool:

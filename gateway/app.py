@@ -31,6 +31,8 @@ from gateway.limits import Limits
 from gateway.logs import RequestLog
 from gateway.metrics import Metrics
 from gateway.observe import Observer
+from gateway.owners import Owners
+from gateway.redis import LastingLink
 from gateway.relay import Relay
 from gateway.settlement import Settlement
 from gateway.store import STORE
@@ -74,6 +76,7 @@ class Gateway:
             place=self.tracer.begin if self.tracer is not None else None,
             watching=WATCHING,
         )
+        self.redis = LastingLink.of(config.redis)
         self.connections = Connections(config.gateway, self.metrics.connection_ended)
         self.app = self._public_app()
         authenticator = self.app[AUTHENTICATOR]
@@ -88,6 +91,7 @@ class Gateway:
             relay,
             admission=self.admission,
             salts=CacheSalts(config.gateway.cache_salt, load_keys(config).signing.secret),
+            owners=Owners(self.redis),
         )
         self.api.add_to(self.app)
         if config.chat.enabled:
@@ -107,7 +111,7 @@ class Gateway:
             middlewares=[self.observer.middleware()], client_max_size=self._config.gateway.max_body_bytes
         )
         app.cleanup_ctx.append(self._lifetime)
-        setup_auth(app, self._config)
+        setup_auth(app, self._config, self.redis)
         setup_health(app, self.engine, lambda: self.api.draining)
         return app
 
@@ -172,6 +176,8 @@ class Gateway:
         if self.tracer is not None:
             self.tracer.start()
         await self.limits.start()
+        if self.redis is not None:
+            await self.redis.start()
         watches = [
             asyncio.create_task(watch)
             for watch in (self.metrics.watch_event_loop(), self.admission.watch(), self.connections.watch())
@@ -185,6 +191,8 @@ class Gateway:
             with contextlib.suppress(asyncio.CancelledError):
                 await watch
         await self.limits.close()
+        if self.redis is not None:
+            await self.redis.close()
         if self.tracer is not None:
             await self.tracer.close()
         await self.log.close()

@@ -22,7 +22,7 @@ from gateway.auth.throttle import Throttle
 from gateway.auth.tokens import TokenVerifier
 from gateway.auth.users import Users
 from gateway.config import Config
-from gateway.redis import Address, Link
+from gateway.redis import LastingLink
 from gateway.store import Store, StoreError, setup_store
 
 AUTHENTICATOR: web.AppKey[Authenticator] = web.AppKey("authenticator", Authenticator)
@@ -32,8 +32,10 @@ PURGE_SECONDS = 3600
 _log = logging.getLogger("gateway.auth")
 
 
-def setup_auth(app: web.Application, config: Config) -> Authenticator:
+def setup_auth(app: web.Application, config: Config, redis: LastingLink | None = None) -> Authenticator:
     """Register identity with `app`: `app[AUTHENTICATOR]`, `/auth/*`, and what must run while it serves.
+
+    `redis`: where failed logins are counted together with other workers; it is started and closed by others.
 
     Raises KeyFileError at once; StoreError when the application starts and the database cannot be used.
     """
@@ -45,22 +47,17 @@ def setup_auth(app: web.Application, config: Config) -> Authenticator:
     sessions = Sessions(store, config.auth, config.plans, revocations)
     authenticator = Authenticator(config.auth, verifier, sessions, revocations)
     passwords = Passwords()
-    shared = _shared_throttle(config)
-    users = Users(store, config.auth, passwords, shared or Throttle())
+    users = Users(store, config.auth, passwords, Throttle() if redis is None else SharedThrottle(redis))
 
     async def lifetime(_: web.Application) -> AsyncIterator[None]:
         watch = _Watch(store, revocations, sessions, config.auth.session_idle_hours * 3600)
         await watch.revoked()  # before the first request: a revoked token is never let through
         task = asyncio.create_task(watch.run())
-        if shared is not None:
-            await shared.start()
         async with issuers.kept_current(changed=verifier.forget):
             yield
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
-        if shared is not None:
-            await shared.close()
         passwords.close()
 
     app[AUTHENTICATOR] = authenticator
@@ -70,14 +67,6 @@ def setup_auth(app: web.Application, config: Config) -> Authenticator:
     providers = issuers.sso_providers(config.auth, config.plans, keys.signing)
     SsoRoutes(config.auth, providers, authenticator, users).add_to(app)
     return authenticator
-
-
-def _shared_throttle(config: Config) -> SharedThrottle | None:
-    redis = config.redis
-    if redis.url is None:
-        return None
-    address = Address(redis.url.get_secret_value())
-    return SharedThrottle(lambda on_lost: Link(address, redis.timeout_seconds, on_lost), redis.namespace)
 
 
 class _Watch:

@@ -4,7 +4,7 @@ import contextlib
 import json
 import signal
 
-from tests.support.engines import Simulator
+from tests.support.engines import MODEL, Simulator
 from tests.support.redis_server import RedisServer
 from tests.support.stack import NO_LIMITS
 from tests.support.workers import CHAT, WorkersGateway, chat, eventually, workers
@@ -47,3 +47,18 @@ async def test_limits_priorities_and_plans(engine: Simulator, redis: RedisServer
 
             await engine.knobs(tps=2000)
             await eventually(admitted, "both workers go by the new plan")
+
+
+async def test_stored_responses(engine: Simulator, redis: RedisServer) -> None:
+    """A response that one worker made is its owner's on the other, to fetch and to go on with, and nobody else's."""
+    async with workers(engine.url, redis.url) as gate:
+        body = {"model": MODEL, "input": "hello", "max_output_tokens": 8}
+        async with gate.post("/v1/responses", body, worker=1, headers=gate.headers("ada")) as answer:
+            made = (await answer.json())["id"]
+        for subject, expected in (("ada", 200), ("eve", 404)):
+            headers = gate.headers(subject)
+            async with gate.to_worker(2).get(f"http://gateway/v1/responses/{made}", headers=headers) as answer:
+                assert answer.status == expected, await answer.text()
+            more = body | {"previous_response_id": made}
+            async with gate.post("/v1/responses", more, worker=2, headers=headers) as answer:
+                assert answer.status == expected, await answer.text()

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from gateway.auth.shared_throttle import SharedThrottle
 from gateway.auth.throttle import PAIR, Throttle
-from gateway.redis import Address, Link
+from gateway.config import RedisSettings
+from gateway.redis import LastingLink
 from tests.support.redis_server import RedisServer, running_redis
 from tests.unit.gateway.auth.house import Clock
 
@@ -28,12 +29,12 @@ def server() -> Iterator[RedisServer]:
 @asynccontextmanager
 async def shared(server: RedisServer, clock: Clock | None = None) -> AsyncIterator[SharedThrottle]:
     """One worker's view."""
-    throttle = SharedThrottle(lambda on_lost: Link(Address(server.url), 1, on_lost), "test", clock)
-    await throttle.start()
+    link = LastingLink(RedisSettings(namespace="test"), server.url)
+    await link.start()
     try:
-        yield throttle
+        yield SharedThrottle(link, clock)
     finally:
-        await throttle.close()
+        await link.close()
 
 
 @settings(max_examples=25)
