@@ -100,7 +100,7 @@ async def spans(count: int = SAMPLE) -> tuple[float, float]:
     """CPU microseconds of the event loop's thread a request for its span; the same of the whole process, with a
     collector that nobody runs.
     """
-    settings = TracingSettings(endpoint="http://127.0.0.1:9/v1/traces", timeout_seconds=0.1)
+    settings = TracingSettings(endpoint="http://127.0.0.1:9/v1/traces", timeout_seconds=0.1, queue_spans=2 * count)
     tracer = Tracer(settings, "0", on_drop=lambda _reason, _count: None)
     made, thread, whole = requests(), float("inf"), float("inf")
     tracer.start()

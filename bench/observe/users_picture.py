@@ -80,7 +80,14 @@ def table(axes: Axes, _panel: dict[str, Any], columns: list[str], rows: list[tup
     """A table of what was found."""
     axes.set_axis_off()
     cells = [[f"{each:,}" if not isinstance(each, str) else each for each in row] for row in rows]
-    drawn = axes.table(cells, colLabels=columns, loc="upper left", cellLoc="left", edges="horizontal")
+    drawn = axes.table(
+        cells,
+        colLabels=columns,
+        loc="upper left",
+        cellLoc="left",
+        edges="horizontal",
+        bbox=(0, 1 - 0.1 * (len(cells) + 1), 1, 0.1 * (len(cells) + 1)),
+    )
     drawn.auto_set_font_size(False)
     drawn.set_fontsize(7.5)
 

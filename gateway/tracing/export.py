@@ -177,5 +177,5 @@ class _LastWords(logging.Filter):
     text = "it said nothing"
 
     def filter(self, record: logging.LogRecord) -> bool:
-        self.text = " ".join(record.getMessage().split())[:300]
+        self.text = " ".join(record.getMessage().split())[:300].rstrip(".")
         return False
