@@ -21,6 +21,7 @@ aiohttp has deadlines for idle connections only; so this extends its protocol cl
 import asyncio
 import ipaddress
 import socket
+import struct
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Literal, cast
@@ -48,6 +49,7 @@ MAX_HEAD_BYTES = 64 * 1024  # of request line and fields together
 UNSENT_BYTES = 64 * 1024  # what the kernel takes of an answer beyond what is on its way
 SLOWEST_BYTES = 16 * 1024  # so much of what waits for it a client must take in gateway.write_seconds
 SWEEP_SECONDS = 0.5
+_RESET = struct.pack("ii", 1, 0)  # SO_LINGER: on, for no time
 
 Reason = Literal["address_limit", "full", "evicted", "head_timeout", "head_too_large", "not_http", "reads_nothing"]
 REASONS: tuple[Reason, ...] = (
@@ -308,8 +310,11 @@ class ClientConnection(RequestHandler):
             self.force_close()
 
     def abort(self) -> None:
-        """Close at once; what was not sent is thrown away."""
+        """Close at once with a reset; what was not sent is thrown away, in the kernel, too."""
         if self._wire is not None:
+            wire = self._wire.get_extra_info("socket")
+            if wire is not None:  # otherwise the kernel goes on offering it to a reader who has no room
+                wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             self._wire.abort()
 
 
