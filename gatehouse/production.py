@@ -175,6 +175,9 @@ def _debugging(settings: Sections) -> Iterator[Finding]:
                       "set engine.kind to vllm")  # fmt: skip
     if settings.logging.level == "debug":
         yield problem("logging.level", "debug; expected info, warning or error", "set logging.level to info")
+    if settings.logging.bodies.enabled:
+        yield note("logging.bodies", "prompts and answers are kept in the record",
+                   "tell the people whose they are, and who may read the file; or set enabled to false")  # fmt: skip
     for name, harmless in _DEBUG_VARIABLES.items():
         value = engine.env.get(name, os.environ.get(name, ""))
         if engine.owned and value.lower() not in harmless:

@@ -79,6 +79,7 @@ def test_a_safe_machine_has_no_finding(folder: Path) -> None:
         ({"engine": {"env": {"VLLM_SERVER_DEV_MODE": "1"}}}, "engine.env", "debugging"),
         ({"engine": {"extra_args": ["--enable-log-requests"]}}, "engine.extra_args", "prompts"),
         ({"logging": {"level": "debug"}}, "logging.level", "debug"),
+        ({"logging": {"bodies": {"enabled": True}}}, "logging.bodies", "prompts"),
         ({"redis": {"url": "redis://10.0.0.9:6379/0"}}, "redis.url", "without a password"),
         ({"redis": {"url": "redis+sentinel://a:1,b:2/main"}}, "redis.url", "without a password"),
         ({"redis": {"url": "redis://:pw@10.0.0.9"}}, "redis.url", "without TLS"),
