@@ -330,15 +330,21 @@ class TracingSettings(Section):
     """Spans, one a request, for a collector that speaks OTLP over HTTP. Needs the extra `otlp`."""
 
     endpoint: str | None = Field(
-        None,
-        pattern=r"^https?://[^/\s]+(/\S*)?$",
-        description="where spans go, such as http://127.0.0.1:4318/v1/traces; none: no spans",
+        None, description="where spans go, such as http://127.0.0.1:4318/v1/traces; none: no spans"
     )
     sample_ratio: Annotated[float, Field(ge=0, le=1)] = Field(
         1.0, description="share of the traces that begin here; a caller's own decision stands"
     )
     queue_spans: Count = Field(2048, description="spans waiting for the collector; more are dropped and counted")
     timeout_seconds: Seconds = Field(5, description="longest wait for the collector, off the request path")
+
+    @field_validator("endpoint")
+    @classmethod
+    def _has_a_path(cls, endpoint: str | None) -> str | None:
+        parts = urlsplit(endpoint or "http://none/path")
+        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.path in {"", "/"}:
+            raise ValueError("must be a URL with its path, such as http://127.0.0.1:4318/v1/traces")
+        return endpoint
 
 
 class EngineTarget(Section):

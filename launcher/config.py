@@ -91,7 +91,6 @@ class EngineSettings(BaseModel):
     )
     otlp_traces_endpoint: str | None = Field(
         None,
-        pattern=r"^(https?|grpc)://[^/\s]+(/\S*)?$",
         description="Collector of vLLM's own spans: http://HOST:4318/v1/traces, or http://HOST:4317 (gRPC).",
     )
     startup_timeout: Seconds = Field(1800, description="Longest start-up, a model download included.")
@@ -126,6 +125,14 @@ class EngineSettings(BaseModel):
         if wrong:
             raise ValueError("may not hold " + "; ".join(wrong))
         return args
+
+    @field_validator("otlp_traces_endpoint")
+    @classmethod
+    def _is_url(cls, endpoint: str | None) -> str | None:
+        parts = urlsplit(endpoint or "http://none")
+        if parts.scheme not in {"http", "https", "grpc"} or not parts.hostname:
+            raise ValueError("must be a URL: http://HOST:4318/v1/traces for OTLP over HTTP, http://HOST:4317 for gRPC")
+        return endpoint
 
     @field_validator("env")
     @classmethod

@@ -16,6 +16,7 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True):
     ts: str
     level: str
     source: str
+    pid: int
     logger: str
     message: str
     exception: str | None = None
@@ -27,6 +28,7 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True):
             ts=timestamp(record.created),
             level=record.levelname.lower(),
             source=ENGINE if record.name == ENGINE else source,
+            pid=record.process or 0,
             logger=record.name,
             message=clean(record.getMessage(), LONGEST),
             exception=_traceback(record),

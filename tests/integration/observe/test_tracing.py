@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 
 from gateway.app import Gateway
-from gateway.config import Config, EngineTarget
+from gateway.config import Config, EngineTarget, TracingSettings
 from gateway.tracing import TracingUnavailableError, export
 from tests.support.collector import SERVER, Collector, collector
 from tests.support.engines import MODEL, Simulator, simulator
@@ -199,3 +199,12 @@ def test_what_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.Monk
     )
     with pytest.raises(TracingUnavailableError, match=r"pip install 'vllm-gatehouse\[otlp\]'"):
         Gateway(config)
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["localhost:4318", "http://localhost:4318", "http:///v1/traces", "grpc://c:4317/x"]
+)
+def test_an_endpoint_without_its_path_is_a_mistake(endpoint: str) -> None:
+    """A collector would answer each batch with 404."""
+    with pytest.raises(ValueError, match="must be a URL with its path"):
+        TracingSettings(endpoint=endpoint)

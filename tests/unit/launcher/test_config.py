@@ -168,3 +168,29 @@ def test_every_field_is_described():
     for name, field in EngineSettings.model_fields.items():
         assert field.description, name
         assert not field.is_required(), name
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "protocol"),
+    [
+        ("http://127.0.0.1:4318/v1/traces", "http/protobuf"),
+        ("http://127.0.0.1:4317", "grpc"),
+        ("grpc://c:4317/", "grpc"),
+    ],
+)
+def test_where_vllm_sends_its_spans(endpoint: str, protocol: str) -> None:
+    """The flag, and the variable by which vLLM chooses its exporter; a setting of `env` comes before it."""
+    settings = EngineSettings(otlp_traces_endpoint=endpoint)
+    argv = engine_argv(settings, 1)
+    assert argv[argv.index("--otlp-traces-endpoint") + 1] == endpoint
+    assert engine_environment(settings, "key", {})["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"] == protocol
+    own = EngineSettings(otlp_traces_endpoint=endpoint, env={"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "mine"})
+    assert engine_environment(own, "key", {})["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"] == "mine"
+    assert "--otlp-traces-endpoint" not in engine_argv(EngineSettings(), 1)
+
+
+@pytest.mark.parametrize("endpoint", ["localhost:4317", "http://", "ftp://c"])
+def test_an_address_of_spans_that_is_none(endpoint: str) -> None:
+    """The message says what it may look like."""
+    with pytest.raises(ValueError, match="must be a URL: http://HOST:4318/v1/traces"):
+        EngineSettings(otlp_traces_endpoint=endpoint)

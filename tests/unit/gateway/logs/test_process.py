@@ -48,8 +48,9 @@ def test_messages_as_json(tmp_path: Path, stream: int) -> None:
     assert text == os.read(stream, 100_000).decode()
     assert text.count("\n") == 1
     fields = json.loads(text)
-    assert list(fields) == ["ts", "level", "source", "logger", "message", "exception"]
+    assert list(fields) == ["ts", "level", "source", "pid", "logger", "message", "exception"]
     assert (fields["level"], fields["source"], fields["logger"]) == ("error", "gateway", "gatehouse.engine")
+    assert fields["pid"] == os.getpid()
     assert fields["message"] == "engine m\\x1b[31m failed\\nwith a token: [redacted]"
     assert "abcdefghijklmnop" not in text
     assert fields["exception"].startswith("Traceback")
