@@ -34,7 +34,7 @@ async def test_two_workers_and_a_redis() -> None:
     async with simulator(knobs={"tps": 100}) as engine:
         with running_redis() as redis:
             sections = {**SECTIONS, "redis": {"url": redis.url}, "chat": {"save_seconds": 0.2}}
-            with running_fleet(2, engine.url, sections) as fleet:
+            with running_fleet(engine.url, *2 * [sections]) as fleet:
                 async with signed_in_at(fleet) as (here, there), here.tab() as near, there.tab() as far:
                     chat = await here.made(params={"max_tokens": 60})
                     assert (await far.until("chat"))["chat"]["id"] == chat
@@ -74,7 +74,10 @@ async def test_two_workers_and_a_redis() -> None:
 async def test_redis_comes_and_goes() -> None:
     """Without Redis a worker's own tabs miss nothing; when it is back, empty, other workers see the runs whole."""
     async with simulator(knobs={"tps": 60}) as engine:
-        with running_redis() as redis, running_fleet(2, engine.url, {**SECTIONS, "redis": {"url": redis.url}}) as fleet:
+        with (
+            running_redis() as redis,
+            running_fleet(engine.url, *2 * [{**SECTIONS, "redis": {"url": redis.url}}]) as fleet,
+        ):
             async with signed_in_at(fleet) as (here, there), here.tab() as near:
                 chat = await here.made(params={"max_tokens": 4000})
                 run = await here.asked(chat)
@@ -94,7 +97,7 @@ async def test_redis_comes_and_goes() -> None:
 async def test_killed_and_started_again(tmp_path: Path) -> None:
     """After SIGKILL in mid-answer the next start finds the run, keeps its text as interrupted, and goes on with it."""
     async with simulator(knobs={"tps": 100}) as engine:
-        with running_fleet(1, engine.url, {**SECTIONS, "chat": {"save_seconds": 0.1}}) as fleet:
+        with running_fleet(engine.url, {**SECTIONS, "chat": {"save_seconds": 0.1}}) as fleet:
             async with signed_in_at(fleet) as (ada,):
                 chat = await ada.made(params={"max_tokens": 4000})
                 run = await ada.asked(chat)
