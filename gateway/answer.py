@@ -12,6 +12,7 @@ from http import HTTPStatus
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import HttpVersion10, HttpVersion11
+from aiohttp.http_writer import _serialize_headers
 from aiohttp.web_request import BaseRequest
 from multidict import CIMultiDict
 
@@ -70,12 +71,8 @@ class Answer(web.StreamResponse):
         elif request.version == HttpVersion10:
             headers.setdefault("Connection", "keep-alive")
         version, status = request.version, self.status
-        lines = [f"HTTP/{version.major}.{version.minor} {status} {_REASONS.get(status, '')}"]
-        lines += [f"{name}: {value}" for name, value in headers.items()]
-        text = "\n".join(lines)
-        if text.count("\n") >= len(lines) or "\r" in text or "\0" in text:
-            raise ValueError("a header field contains a line break")
-        data = text.replace("\n", "\r\n").encode("latin-1", "replace") + b"\r\n\r\n"
+        line = f"HTTP/{version.major}.{version.minor} {status} {_REASONS.get(status, '')}"
+        data = _serialize_headers(line, headers)  # ValueError for a field with a line break in it
         request.writer.output_size += len(data)  # from here on aiohttp answers nothing of its own
         return data
 

@@ -24,11 +24,14 @@ _SCHEMAS = (
     "guided_choice",
     "guided_grammar",
 )
+_BOUNDED = frozenset({*_TEXTS, *_TOKEN_IDS, *_TOOLS, *_SCHEMAS})
 _INPUTS = ("input", "documents", "queries", "text_1", "text_2", "data_1", "data_2")
 
 
 def check_bounds(fields: Fields, settings: GatewaySettings) -> None:
     """Refuse lists and schemas that are too long. Raises BadRequest."""
+    if _BOUNDED.isdisjoint(fields):
+        return
     stop = read(fields, "stop", (str, list), "a string or an array of strings")
     if stop is not None:
         bound_bytes(fields, "stop", MAX_STOP_BYTES)

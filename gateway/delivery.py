@@ -90,8 +90,9 @@ class Delivery:
     def _framed(self, data: bytes, fields: CIMultiDict[str]) -> bytes:
         """The bytes as they go over the wire; before the first ones the headers."""
         self._exchange.bytes_out += len(data)
-        if self.response is not None:
-            return b"%x\r\n%b\r\n" % (len(data), data) if self.response.chunked_coding else data
+        response = self.response
+        if response is not None:
+            return b"%x\r\n%b\r\n" % (len(data), data) if response.chunked_coding else data
         headers = CIMultiDict(fields)
         headers.update(self._exchange.headers)
         headers.setdefault("Cache-Control", "no-cache")

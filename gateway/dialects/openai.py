@@ -126,7 +126,8 @@ class OpenAIMeter(StreamMeter):
             events = self._cut_at_error(events)
         if not self.started and b"data: {" in events:
             self.started = True
-        if _ABORTED in events:
+        ends = _TERMINAL in events
+        if ends and _ABORTED in events:
             self._aborted = True
         if b"[DONE]" in events and (done := _DONE.search(events)):
             events = self._end_of_stream(events, done.start())
@@ -134,7 +135,7 @@ class OpenAIMeter(StreamMeter):
             self._meter_choices(events)
         if self._show_usage:
             return self._with_usage(events)
-        if self._held or _TERMINAL in events or _USAGE_ONLY in events or self.finished:
+        if ends or self._held or _USAGE_ONLY in events or self.finished:
             return self._last_events(events)
         return self._without_usage(events)
 

@@ -6,6 +6,7 @@ The header names and the two error shapes are OpenAI's
 """
 
 import math
+from functools import lru_cache
 
 from gateway.config import Config, PlanSettings
 from gateway.context import Principal, Via
@@ -126,7 +127,11 @@ _WHOSE = {"subject": "your", "team": "your team's", "model": "the model's", "tot
 
 def go_duration(seconds: float) -> str:
     """Seconds as Go prints a time.Duration (`12ms`, `1s`, `6m0s`), rounded up to milliseconds."""
-    milliseconds = math.ceil(seconds * 1000)
+    return _go_duration(math.ceil(seconds * 1000))
+
+
+@lru_cache(maxsize=1024)
+def _go_duration(milliseconds: int) -> str:
     if milliseconds == 0:
         return "0s"
     if milliseconds < 1000:
