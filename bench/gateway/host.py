@@ -8,6 +8,7 @@ import contextlib
 import os
 import platform
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -56,6 +57,7 @@ def running(argv: list[str], log: Path, *, on: set[int], **how: Any) -> Iterator
     finally:
         children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
         process.terminate()
+        process.send_signal(signal.SIGCONT)  # it may have been stopped
         try:
             process.wait(20)
         except subprocess.TimeoutExpired:

@@ -15,6 +15,7 @@ from bench.gateway.host import cpu, get, memory
 from bench.gateway.peers import REST, Running
 
 Figures = dict[str, float | None]
+TRIES = 10
 
 
 @dataclass
@@ -53,6 +54,29 @@ class Bench:
             yield process
 
 
+def take(name: str, bench: Bench, peer: Running) -> Figures:
+    """One measure of one peer; again where Redis was away meanwhile, for then the limits were not what was measured.
+
+    On a busy machine its answers come too late now and then.
+    """
+    for _ in range(TRIES):
+        returns = _ways_back(peer)
+        figures = MEASURES[name](bench, peer)
+        if peer.admin is None or (b'gatehouse_limiter_mode{mode="redis"} 1.0' in _metrics(peer)
+                                  and returns == _ways_back(peer)):  # fmt: skip
+            return figures
+    raise RuntimeError(f"{peer.name}: Redis was away in each of {TRIES} tries; the machine is too busy")
+
+
+def _ways_back(peer: Running) -> int:
+    """How often Redis has come back, by the gateway's log."""
+    return peer.log.read_bytes().count(b"it counts") if peer.log is not None else 0
+
+
+def _metrics(peer: Running) -> bytes:
+    return get(f"{peer.admin}/metrics")
+
+
 def request(bench: Bench, peer: Running) -> Figures:
     """64 connections, one request after another on each, answers in one piece."""
     return _closed(bench, peer, "whole", 64)
@@ -70,7 +94,7 @@ def chinese_chat(bench: Bench, peer: Running) -> Figures:
 
 def _closed(bench: Bench, peer: Running, body: str, connections: int) -> Figures:
     bench.control()
-    bench.load(peer, "closed", body, c=connections, t=0.3)
+    bench.load(peer, "closed", body, c=connections, t=0.2)
     before = cpu(peer.pids)
     report = bench.load(peer, "closed", body, c=connections, t=bench.seconds)
     used = cpu(peer.pids) - before
@@ -84,7 +108,7 @@ def _closed(bench: Bench, peer: Running, body: str, connections: int) -> Figures
 
 def chunk(bench: Bench, peer: Running) -> Figures:
     """256 streams that all emit in the same 20 ms tick, as an engine's step does; the client asked for no usage."""
-    chunks = round(bench.seconds * 50)
+    chunks = max(150, round(bench.seconds * 50))  # so many that what a request costs does not show
     bench.control(chunks=chunks, interval=20_000, together=1)
     before = cpu(peer.pids)
     report = bench.load(peer, "stream", "stream", c=256, n=256, t=bench.seconds + 5, e=chunks)
@@ -152,8 +176,8 @@ def disconnect(bench: Bench, peer: Running) -> Figures:
 
 
 def startup(_bench: Bench, peer: Running) -> Figures:
-    """From the start of its process to its listening."""
-    return {"seconds": peer.startup_seconds}
+    """From the start of its process to its listening, on a state folder that is there: time, and CPU time."""
+    return {"seconds": peer.startup_seconds, "cpu_seconds": peer.startup_cpu_seconds, "mb": peer.startup_mb}
 
 
 def _ms(report: dict[str, Any], series: str, point: str = "p50") -> float:

@@ -6,6 +6,7 @@ Each starts in a folder of its own, pinned to one core, and tells its port, its 
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from bench.gateway.host import cores, free_port, get, installed, running, tree, until
+from bench.gateway.host import cores, cpu, free_port, get, installed, memory, running, tree, until
 from gateway.auth.keys import load_keys
 from gateway.auth.tokens import issue_token
 from gateway.config import Config, EngineTarget
@@ -55,8 +56,25 @@ class Running:
     process: subprocess.Popen[bytes] | None = None  # none: nobody stands between
     options: list[str] = field(default_factory=list)  # of the load generator: credentials
     startup_seconds: float | None = None
-    admin: str | None = None  # base URL of the admin listener
-    state: Path | None = None
+    startup_cpu_seconds: float | None = None
+    startup_mb: float | None = None
+    admin: str | None = None  # base URL of the admin listener of a gateway whose limits are in Redis
+    log: Path | None = None  # its output
+
+    @contextlib.contextmanager
+    def awake(self) -> Iterator[None]:
+        """While it is measured; at other times it is stopped, for some work hard at waiting.
+
+        Gateways are left alone: they would find that Redis had not answered for too long.
+        """
+        if self.admin is not None or self.process is None:
+            yield
+            return
+        for pid in self.pids:
+            os.kill(pid, signal.SIGCONT)
+        yield
+        for pid in self.pids:
+            os.kill(pid, signal.SIGSTOP)
 
     @property
     def pids(self) -> list[int]:
@@ -142,17 +160,20 @@ def gatehouse(
                 ["bench.gateway.without", ",".join(without)] if set(without) - {"redis", "limits"} else ["gatehouse"]
             )
             argv = [sys.executable, "-m", *module, "gateway", "--config", str(file), "--state-dir", str(state)]
+            once = ["user", "list", "--config", str(file), "--state-dir", str(state)]  # makes the database
+            subprocess.run([sys.executable, "-m", "gatehouse", *once], check=True, stdout=subprocess.DEVNULL)
             begun = time.monotonic()
             other = {"cwd": checkout, "env": os.environ | {"PYTHONPATH": str(checkout)}} if checkout else {}
             process = stack.enter_context(running(argv, folder / "output.log", on=MEASURED, **other))
             until(name, (state / "gateway.json").exists, process)
-            startup = time.monotonic() - begun
+            startup = time.monotonic() - begun, cpu([process.pid]) / 1e6, memory([process.pid])
             listening = json.loads((state / "gateway.json").read_text("utf-8"))
             until(name, lambda: get(listening["url"] + "/readyz"), process)
             tokens = folder / "tokens"
             tokens.write_text("\n".join(_tokens(state, engine)), "ascii")
+            limiter = None if "redis" in without else listening["admin_url"]
             port = int(listening["url"].rpartition(":")[2])
-            yield Running(name, port, process, ["-T", str(tokens)], startup, listening["admin_url"], state)
+            yield Running(name, port, process, ["-T", str(tokens)], *startup, limiter, folder / "output.log")
 
     return start
 
