@@ -15,7 +15,7 @@ from bench.gateway.host import cpu, get, memory
 from bench.gateway.peers import REST, Running
 
 Figures = dict[str, float | None]
-TRIES = 10
+TRIES = 4
 
 
 @dataclass
@@ -57,24 +57,22 @@ class Bench:
 def take(name: str, bench: Bench, peer: Running) -> Figures:
     """One measure of one peer; again where Redis was away meanwhile, for then the limits were not what was measured.
 
-    On a busy machine its answers come too late now and then.
+    On a busy machine its answers come too late now and then. `redis` says whether it was there in the end: 1 or 0.
     """
     for _ in range(TRIES):
         returns = _ways_back(peer)
         figures = MEASURES[name](bench, peer)
-        if peer.admin is None or (b'gatehouse_limiter_mode{mode="redis"} 1.0' in _metrics(peer)
-                                  and returns == _ways_back(peer)):  # fmt: skip
-            return figures
-    raise RuntimeError(f"{peer.name}: Redis was away in each of {TRIES} tries; the machine is too busy")
+        if peer.admin is None:
+            return {**figures, "redis": None}
+        there = b'gatehouse_limiter_mode{mode="redis"} 1.0' in get(f"{peer.admin}/metrics")
+        if there and returns == _ways_back(peer):
+            return {**figures, "redis": 1.0}
+    return {**figures, "redis": 0.0}
 
 
 def _ways_back(peer: Running) -> int:
     """How often Redis has come back, by the gateway's log."""
     return peer.log.read_bytes().count(b"it counts") if peer.log is not None else 0
-
-
-def _metrics(peer: Running) -> bytes:
-    return get(f"{peer.admin}/metrics")
 
 
 def request(bench: Bench, peer: Running) -> Figures:

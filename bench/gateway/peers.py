@@ -160,10 +160,10 @@ def gatehouse(
                 ["bench.gateway.without", ",".join(without)] if set(without) - {"redis", "limits"} else ["gatehouse"]
             )
             argv = [sys.executable, "-m", *module, "gateway", "--config", str(file), "--state-dir", str(state)]
-            once = ["user", "list", "--config", str(file), "--state-dir", str(state)]  # makes the database
-            subprocess.run([sys.executable, "-m", "gatehouse", *once], check=True, stdout=subprocess.DEVNULL)
-            begun = time.monotonic()
             other = {"cwd": checkout, "env": os.environ | {"PYTHONPATH": str(checkout)}} if checkout else {}
+            once = ["user", "list", "--config", str(file), "--state-dir", str(state)]  # makes the database
+            subprocess.run([sys.executable, "-m", "gatehouse", *once], check=True, stdout=subprocess.DEVNULL, **other)
+            begun = time.monotonic()
             process = stack.enter_context(running(argv, folder / "output.log", on=MEASURED, **other))
             until(name, (state / "gateway.json").exists, process)
             startup = time.monotonic() - begun, cpu([process.pid]) / 1e6, memory([process.pid])

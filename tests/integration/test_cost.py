@@ -1,0 +1,68 @@
+"""What a request and a chunk cost, in CPU time and beside nginx in the same run: a guard against doing far too much.
+
+No clock on the wall is read: other work on the machine makes both dearer, and their ratio moves little. The bounds are
+wide (the ratios are printed; docs/performance.md has what is normal); what they catch is a step that was lost, such as a
+connection made anew for each request, or a body parsed for each chunk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from bench.gateway import bodies, host
+from bench.gateway.measures import Bench, chunk, request
+from bench.gateway.peers import REST, gatehouse, nginx
+
+ROUNDS = 3
+REQUEST_BOUND, CHUNK_BOUND = 35.0, 7.0
+
+
+@pytest.fixture(scope="module")
+def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The mock engine and the load generator, built."""
+    for program in ("cc", "redis-server"):
+        if shutil.which(program) is None:
+            assert os.environ.get("CI") != "true", f"{program} is missing: tools/system.sh test installs it"
+            pytest.skip(f"{program} is not installed")
+    try:
+        host.installed("nginx")
+    except FileNotFoundError:
+        assert os.environ.get("CI") != "true", "nginx is missing: tools/system.sh test installs it"
+        pytest.skip("nginx is not installed")
+    folder = tmp_path_factory.mktemp("cost")
+    host.build(folder)
+    bodies.write(folder)
+    return folder
+
+
+def test_requests_and_chunks_cost_no_more_than_so_many_times_nginx(
+    tools: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Tokens, limits in Redis, record, metrics, usage metered and taken out: all on, one worker."""
+    with contextlib.ExitStack() as stack:
+        port = host.free_port()
+        stack.enter_context(host.running([str(tools / "engine"), str(port)], tools / "engine.log", on=REST))
+        host.until("the engine", lambda: host.get(f"http://127.0.0.1:{port}/health"))
+        bench = Bench(tools, port, seconds=0.5)
+        peers = []
+        for start in (nginx, gatehouse()):
+            folder = tools / f"peer-{len(peers)}"
+            folder.mkdir()
+            peers.append(stack.enter_context(start(folder, port)))
+        ratios = {}
+        for measure, bound in ((request, REQUEST_BOUND), (chunk, CHUNK_BOUND)):
+            costs: list[list[float]] = [[], []]
+            for _ in range(ROUNDS):
+                for peer, known in zip(peers, costs, strict=True):
+                    known.append(measure(bench, peer)["cpu_us"] or 0.0)
+            theirs, ours = map(min, costs)
+            ratios[measure.__name__] = (ours / theirs, bound)
+            with capsys.disabled():
+                print(f"\n{measure.__name__}: {ours:.0f} us, nginx {theirs:.1f} us: {ours / theirs:.1f} times")
+    for name, (ratio, bound) in ratios.items():
+        assert ratio < bound, f"{name}: {ratio:.1f} times nginx's CPU time; at most {bound} are allowed"
