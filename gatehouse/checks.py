@@ -74,7 +74,7 @@ def listeners(config: Config) -> Iterator[Finding]:
             yield problem(
                 key, f"{address}:{port} cannot be used ({error.strerror})", "choose an address of this machine"
             )
-        elif ours is not None and host.listener(port) in {ours, None}:  # None: its unit hides whose it is
+        elif ours is not None and host.listener(port) in {*host.family(ours), None}:  # None: its unit hides whose it is
             yield Finding(key, f"{address}:{port}, served by this gateway (pid {ours})")
         else:
             who = host.describe_process(host.listener(port))

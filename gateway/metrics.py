@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 
 from gateway.connections import REASONS
 from gateway.context import Exchange, Outcome
+from gateway.streak import Streak
 from gateway.timing import Timing
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -161,7 +162,7 @@ class Metrics:
             version
         ).set(1)
         ProcessCollector(namespace="gatehouse", registry=registry)  # CPU, memory, file descriptors
-        self._timeouts = 0
+        self.streak = Streak()
         self._reasons: dict[str, Counter] = {}
         for sink in SINKS:
             self.log_lines_dropped.labels(sink)
@@ -216,13 +217,14 @@ class Metrics:
             team.completion.inc(usage.completion_tokens)
         match outcome:
             case Outcome.TIMEOUT:
-                self._timeouts += 1
-                self.consecutive_timeouts.set(self._timeouts)
+                self.streak.timed_out(exchange.started + timing.duration)
+                self.consecutive_timeouts.set(len(self.streak))
             case Outcome.REJECTED:
                 self._reason(exchange.error_code or "none").inc()
-            case Outcome.COMPLETE if self._timeouts and exchange.sent_at is not None:
-                self._timeouts = 0
-                self.consecutive_timeouts.set(0)
+            case Outcome.COMPLETE if exchange.sent_at is not None:
+                if self.streak:
+                    self.consecutive_timeouts.set(0)
+                self.streak.answered(exchange.started + timing.duration)
 
     def serve_model(self, name: str) -> None:
         """Let a model that the engine serves be a label."""

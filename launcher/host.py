@@ -54,6 +54,14 @@ def listener(port: int) -> int | None:
     return None
 
 
+def family(pid: int) -> set[int]:
+    """A process and its children."""
+    try:
+        return {pid, *(child.pid for child in psutil.Process(pid).children())}
+    except psutil.Error:
+        return {pid}
+
+
 def describe_process(pid: int | None) -> str:
     """Name a process for people: `python3 (pid 12)`."""
     if pid is None:

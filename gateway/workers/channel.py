@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from gateway.streak import Streak
 from gateway.workers.sums import Family
 
 LONGEST = 64 * 1024 * 1024  # bytes of a line; the figures of a busy worker are some hundred KB
@@ -34,6 +35,7 @@ class Figures(msgspec.Struct, tag=True):
     """Worker to parent: its metrics. The last ones come unasked, when it has recorded its last request."""
 
     families: list[Family]
+    streak: Streak
 
 
 class Requests(msgspec.Struct, tag=True):

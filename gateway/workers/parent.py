@@ -14,6 +14,7 @@ from typing import Any
 
 from gateway.config import GatewaySettings
 from gateway.listening import Listeners
+from gateway.streak import Streak
 from gateway.waiting import first
 from gateway.workers.channel import Channel
 from gateway.workers.process import State, Worker
@@ -49,7 +50,7 @@ class Parent:
         self._settings, self._argv, self._env = settings, argv, env
         self._places: list[_Place] = []
         self._workers: list[Worker] = []  # all that live
-        self._ended = Sums()
+        self._ended, self._streak = Sums(), Streak()  # of those that have ended
         self._stop = asyncio.Event()
         self._one_serves, self._all_serve = asyncio.Event(), asyncio.Event()  # or have served
         self._replacing: asyncio.Task[None] | None = None
@@ -112,9 +113,11 @@ class Parent:
     async def expose(self) -> bytes:
         """The metrics of all workers in Prometheus' text format, those that have ended included."""
         await self._refresh()
-        sums = self._ended.copy()
+        sums, streak = self._ended.copy(), self._streak
         for worker in self._workers:
-            sums.add(worker.figures)
+            sums.add(worker.figures.families)
+            streak = streak.with_(worker.figures.streak)
+        sums.set("gatehouse_consecutive_timeouts", len(streak))
         return sums.text()
 
     async def requests(self) -> list[dict[str, Any]]:
@@ -188,7 +191,8 @@ class Parent:
     async def _attend(self, worker: Worker) -> None:
         await worker.attend()
         self._workers.remove(worker)
-        self._ended.keep(worker.figures)
+        self._ended.keep(worker.figures.families)
+        self._streak = self._streak.with_(worker.figures.streak)
         if worker.state is not State.RETIRING and not self._stop.is_set():
             _log.error("worker %d (pid %d) died: exit %s", worker.number, worker.pid, worker.exit_code)
 

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from gateway.streak import Streak
 from gateway.workers.channel import Channel, Figures, Order, Requests, Serving
-from gateway.workers.sums import Family
 
 ANSWER_SECONDS = 1.0  # longest wait for a worker's answer
 
@@ -35,7 +35,7 @@ class Worker:
         self.number, self._process, self._channel, self._on_serving = number, process, channel, on_serving
         self.state = State.STARTING
         self._started = time.monotonic()
-        self.figures: list[Family] = []  # its metrics, as it last told them
+        self.figures = Figures([], Streak())  # its metrics, as it last told them
         self.serving, self.gone = asyncio.Event(), asyncio.Event()
         self._asked: dict[type[Figures | Requests], asyncio.Future[Figures | Requests]] = {}
 
@@ -98,7 +98,7 @@ class Worker:
                     self._on_serving()
                 case Figures() | Requests():
                     if isinstance(message, Figures):
-                        self.figures = message.families
+                        self.figures = message
                     if (asked := self._asked.pop(type(message), None)) is not None:
                         asked.set_result(message)
         await self._process.wait()

@@ -15,7 +15,6 @@ CUMULATIVE = frozenset({"counter", "histogram", "summary"})
 # what one worker says holds for all, or the worst of them counts
 HIGHEST = frozenset({
     "gatehouse_build_info",
-    "gatehouse_consecutive_timeouts",
     "gatehouse_engine_state",
     "gatehouse_event_loop_lag_seconds",
     "gatehouse_limiter_mode",
@@ -65,6 +64,11 @@ class Sums:
                 key = (name, tuple(labels.items()))
                 known = sums.get(key)
                 sums[key] = value if known is None else _together(name, known, value)
+
+    def set(self, name: str, value: float) -> None:
+        """Put another figure in the place of a sum that makes no sense."""
+        if name in self._found:
+            self._found[name][1][name, ()] = value
 
     def copy(self) -> "Sums":
         """Another one, with the same sums so far."""

@@ -63,4 +63,4 @@ def _orphaned(listeners: list[socket.socket]) -> None:
 
 async def _figures(gateway: Gateway) -> Figures:
     # in a thread, for it takes milliseconds
-    return Figures(await asyncio.to_thread(families, gateway.metrics.registry))
+    return Figures(await asyncio.to_thread(families, gateway.metrics.registry), gateway.metrics.streak)

@@ -55,11 +55,16 @@ class WorkersGateway:
         """What its processes have printed."""
         return (self.folder / "output").read_text("utf-8", "replace")
 
-    def command(self, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    def command(
+        self, *words: str, stdin: str = "", env: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         """Run `gatehouse WORDS` on its state folder."""
         where = ["--config", str(self.config_file), "--state-dir", str(self.state_dir)]
         argv = [sys.executable, "-m", "gatehouse", *words, *where]
-        return subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=DEADLINE, check=False)
+        return subprocess.run(
+            argv, input=stdin, env={**os.environ, **(env or {})}, capture_output=True, text=True, timeout=DEADLINE,
+            check=False,
+        )  # fmt: skip
 
     def token(self, subject: str = "tester", **how: Any) -> tuple[str, str]:
         """A token that it accepts, and its id."""

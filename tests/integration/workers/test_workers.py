@@ -36,7 +36,10 @@ async def stream(gate: WorkersGateway, worker: int | None = None, **fields: Any)
 
 
 async def test_connections_are_spread(engine: Simulator, redis: RedisServer) -> None:
-    """Each of 3 workers has a fair part of 240 connections to the port, and each answers on its own Unix socket."""
+    """Each of 3 workers has a fair part of 240 connections to the port, and each answers on its own Unix socket.
+
+    `gatehouse check` knows them for its own.
+    """
     async with workers(engine.url, redis.url, 3) as gate:
         connections = await asyncio.gather(
             *(asyncio.open_connection("127.0.0.1", int(gate.url.rpartition(":")[2])) for _ in range(240))
@@ -51,6 +54,10 @@ async def test_connections_are_spread(engine: Simulator, redis: RedisServer) -> 
         print(f"240 connections: {found}")
         # each falls to each worker with probability 1/3: fewer than 40 of 240 once in 10^8 runs
         assert min(found.values()) >= 40, found
+        checked = await asyncio.to_thread(
+            gate.command, "check", env={"GATEHOUSE_GATEWAY__PORT": gate.url.rpartition(":")[2]}
+        )
+        assert f"served by this gateway (pid {gate.process.pid})" in checked.stdout
         for number in pids:
             assert (gate.sockets / f"worker-{number}.sock").stat().st_mode & 0o777 == 0o660
             async with gate.to_worker(number).get("http://gateway/healthz") as answer:
