@@ -85,8 +85,9 @@ class Asset:
         headers = {
             **SECURITY_HEADERS,
             hdrs.CACHE_CONTROL: cache,
-            hdrs.VARY: hdrs.ACCEPT_ENCODING,
         }
+        if self.gzipped is not None:
+            headers[hdrs.VARY] = hdrs.ACCEPT_ENCODING
         if _matches(request, etag):
             response = web.Response(status=304, headers=headers)
         else:
