@@ -1,11 +1,13 @@
 """Never over, never leaking, honest: the same as hammer.py, through real gateways over HTTP.
 
-    .venv/bin/python -m bench.limits.over_http [--seconds 60] [--gateways 4] [--clients 64] [--kill-every 4]
+    .venv/bin/python -m bench.limits.over_http [--seconds 60] [--gateways 4 | --workers 4] [--clients 64]
 
 Clients share four accounts of one team and send streams of random sizes to random gateways, of which one after the
 other is SIGKILLed. What was let through the engine tells: its record of each request has when it came, when it ended
 and how many tokens it was. Beside them clients with accounts of their own come again exactly when they were told to.
 At the end every gateway is SIGKILLed at once, in mid-stream: the leases must run out by themselves.
+
+With `--workers` there is one gateway of so many worker processes, and these are killed; their parent starts others.
 
 A gateway that finds Redis slow (this runs on a busy machine) refuses, so that nobody counts but Redis.
 """
@@ -24,13 +26,14 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import psutil
 
 from bench.limits.windows import most_at_once, most_backlog
 from gateway.config import PlanSettings
 from gateway.limits.limiter import SECOND, Allowance
 from gateway.limits.plans import allowance
 from tests.support.engines import MODEL, Simulator, simulator
-from tests.support.fleet import Fleet, running_fleet
+from tests.support.fleet import Fleet, FleetGateway, running_fleet
 from tests.support.redis_server import RedisServer, running_redis
 
 LEASE = 3
@@ -109,22 +112,22 @@ class Load:
         return 0, {}
 
 
-def sections(redis_url: str) -> dict[str, Any]:
+def sections(redis_url: str, workers: int) -> dict[str, Any]:
     """Of a gateway's gatehouse.yaml: the plans above, and nobody counts but Redis."""
     return {
         "plans": {name: plan.model_dump() for name, plan in PLANS.items()},
         "limits": {"team": {"red": TEAM.model_dump()}, "lease_seconds": LEASE},
-        "gateway": {"max_waiting": None},
+        "gateway": {"max_waiting": None, "workers": workers},
         "redis": {"url": redis_url, "timeout_seconds": 0.1, "on_failure": "closed"},
     }
 
 
 @contextlib.asynccontextmanager
-async def loaded(clients: int, *redis_urls: str) -> AsyncIterator[tuple[Load, Simulator]]:
+async def loaded(clients: int, *redis_urls: str, workers: int = 1) -> AsyncIterator[tuple[Load, Simulator]]:
     """So many clients, and one gateway for each way to Redis; the clients have left at the end."""
     async with contextlib.AsyncExitStack() as stack:
         engine = await stack.enter_async_context(simulator("--max-num-seqs", "64", knobs={"tps": 120.0}))
-        fleet = stack.enter_context(running_fleet(engine.url, *map(sections, redis_urls)))
+        fleet = stack.enter_context(running_fleet(engine.url, *(sections(url, workers) for url in redis_urls)))
         http = await stack.enter_async_context(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)))
         load = Load(fleet, http)
         tasks = [asyncio.create_task(load.greedy(number)) for number in range(clients)]
@@ -137,20 +140,26 @@ async def loaded(clients: int, *redis_urls: str) -> AsyncIterator[tuple[Load, Si
         await engine.until("vllm:num_requests_running", 0)
 
 
-async def hammer(seconds: float, gateways: int, clients: int, kill_every: float) -> dict[str, Any]:
+async def hammer(seconds: float, gateways: int, clients: int, kill_every: float, workers: int = 1) -> dict[str, Any]:
     """The whole run; figures, and `violations`: what must not be."""
     with running_redis() as redis:
-        async with loaded(clients, *gateways * [redis.url]) as (load, engine):
+        async with loaded(clients, *gateways * [redis.url], workers=workers) as (load, engine):
             end, killed, alive = time.monotonic() + seconds, 0, load.fleet.gateways
             while time.monotonic() < end or not load.shows_something:
                 await asyncio.sleep(kill_every)
                 victim = random.choice(alive)
+                killed += 1
+                if workers > 1:
+                    random.choice(children(victim)).kill()
+                    continue
                 victim.url = ""
                 victim.kill()
-                killed += 1
                 await asyncio.to_thread(victim.start)
             for gateway in alive:
+                orphans = children(gateway)
                 gateway.kill()
+                for orphan in orphans:
+                    orphan.kill()
             longest = longest_lease(redis)
             load.stop.set()
             await until_none(redis)
@@ -160,6 +169,12 @@ async def hammer(seconds: float, gateways: int, clients: int, kill_every: float)
     if longest > LEASE:
         report["violations"].append(f"a lease of {longest} s")
     return report
+
+
+def children(gateway: FleetGateway) -> list[psutil.Process]:
+    """The workers of a gateway, if it has any."""
+    assert gateway.process is not None
+    return psutil.Process(gateway.process.pid).children()
 
 
 def longest_lease(redis: RedisServer) -> float:
@@ -248,9 +263,11 @@ if __name__ == "__main__":
     parser.add_argument("--gateways", type=int, default=4)
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--kill-every", type=float, default=4)
+    parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
-    found = asyncio.run(hammer(chosen.seconds, chosen.gateways, chosen.clients, chosen.kill_every))
+    gateways = chosen.gateways if chosen.workers == 1 else 1
+    found = asyncio.run(hammer(chosen.seconds, gateways, chosen.clients, chosen.kill_every, chosen.workers))
     text = json.dumps(found, indent=1)
     print(text)
     if chosen.json:
