@@ -76,6 +76,17 @@ async def test_the_first_sign_in_makes_the_user(idp: str, tmp_path: Path) -> Non
         assert len(await house.store.users.list()) == 1
 
 
+async def test_one_worker_begins_and_another_ends(idp: str, tmp_path: Path) -> None:
+    """The browser comes back to another worker than it left from: it is signed in, on both."""
+    async with house_at(tmp_path, idp) as one, house_at(tmp_path, idp) as other, browser(one.base) as ada:
+        begun = await ada.gateway("/auth/sso/corp")
+        back = await ada.at_provider(begun.location, "ada")
+        ada.gateway_url = other.base
+        arrived = await ada.gateway(back)
+        assert (arrived.status, arrived.location) == (303, "/")
+        assert (await who(one, arrived.session))["name"] == (await who(other, arrived.session))["name"] == "corp:ada"
+
+
 async def test_groups_are_plans(idp: str, tmp_path: Path) -> None:
     """Each group's plan; no group, the users' plan; a changed group takes effect at the next sign-in."""
     async with house_at(tmp_path, idp) as house:

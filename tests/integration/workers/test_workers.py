@@ -86,6 +86,10 @@ async def test_a_killed_worker_takes_its_own_streams_only(engine: Simulator, red
             return all(await asyncio.gather(*(_accepted(gate, 1 + number % 2) for number in range(16))))
 
         await eventually(free, "16 requests at once are admitted again")
+        # it dies again soon: its sockets are closed for a moment, then it serves on them as before
+        await gate.kill(1)
+        await gate.kill(1)
+        assert await _accepted(gate, 1)
 
 
 async def _accepted(gate: WorkersGateway, worker: int) -> bool:
