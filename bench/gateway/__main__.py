@@ -51,11 +51,18 @@ def main() -> None:
         peers["gatehouse, other version"] = gatehouse("gatehouse, other version", checkout=chosen.against.resolve())
     if chosen.budget:
         peers = {"nginx": PEERS["nginx"]} | {name: gatehouse(name, without=gone) for name, gone in BUDGET.items()}
+    machine = host.describe()
     found = measure(peers, chosen.measures.split(","), passes=chosen.passes, seconds=chosen.seconds)
     print(table(found))
     if chosen.out:
-        today = dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M")
-        content = {"date": today, "command": " ".join(sys.argv[1:]), **host.describe(), "results": found}
+        content = {
+            "date": dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M"),
+            **machine,
+            "passes": chosen.passes,
+            "seconds": chosen.seconds,
+            "other_version": host.revision(chosen.against) if chosen.against else None,
+            "results": found,
+        }
         chosen.out.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
 
 

@@ -118,16 +118,21 @@ def describe() -> dict[str, Any]:
     """The machine and the versions, for the file of results."""
     models = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines()
               if line.startswith("model name")]  # fmt: skip
-    revision = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
     return {
         "cpu": models[0] if models else platform.machine(),
         "cores": os.cpu_count(),
         "load": os.getloadavg()[0],
         "kernel": platform.release(),
         "python": platform.python_version(),
-        "revision": revision.stdout.strip(),
+        "revision": revision(SOURCES),
         **{name: version(name) for name in ("aiohttp", "uvloop", "httptools", "msgspec")},
     }
+
+
+def revision(checkout: Path) -> str:
+    """Which commit a checkout is at."""
+    argv = ["git", "-C", str(checkout), "describe", "--always", "--dirty"]
+    return subprocess.run(argv, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def installed(program: str) -> str:

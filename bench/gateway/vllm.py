@@ -75,7 +75,7 @@ def measure(stack: Stack, rounds: int) -> dict[str, Any]:
         subprocess.run(argv, check=True)
         raw = json.loads(file.read_text("utf-8"))
     used = cpu(tree(gateway)) - before[0], cpu(tree(engine)) - before[1]
-    return {"load": " ".join(LOAD), "rounds": rounds, **summary(raw, used), "raw": raw}
+    return {"workload": " ".join(LOAD), "rounds": rounds, **summary(raw, used), "raw": raw}
 
 
 def summary(raw: dict[str, Any], used: tuple[float, float]) -> dict[str, Any]:
