@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 LOCK_SECONDS = 1.0  # others hold the lock for one write
+WRITE_BYTES = 1024 * 1024  # at once, about: what waits for a full disk is not copied as a whole at each try
 
 
 class LogFile:
@@ -82,11 +83,11 @@ class LogFile:
             fcntl.flock(self._fd, fcntl.LOCK_UN)
 
     def _write(self, lines: Sequence[bytes], size: int) -> tuple[int, OSError | None]:
-        """Write as many lines as fit below max_bytes, at least one."""
+        """Write as many lines as fit below max_bytes and WRITE_BYTES, at least one."""
         batch = bytearray()
         ends: list[int] = []
         for line in lines:
-            if ends and size + len(batch) + len(line) > self._max_bytes:
+            if ends and (size + len(batch) + len(line) > self._max_bytes or len(batch) > WRITE_BYTES):
                 break
             batch += line
             ends.append(len(batch))
@@ -99,7 +100,7 @@ class LogFile:
             whole = [end for end in ends if end <= written]
             with contextlib.suppress(OSError):  # not every file can be cut: a device
                 os.ftruncate(self._fd, size + (whole[-1] if whole else 0))
-            return len(whole), error
+            return len(whole), error.with_traceback(None)  # which would keep the batch in memory
         return len(ends), None
 
     def _rotate(self) -> None:

@@ -23,8 +23,9 @@ _KEYS = re.compile(
     re.DOTALL,
 )
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-# a value after its name: quoted (perhaps inside a quoted text), an object or list (then all that follows goes), a word
-_VALUE = r"""\s*[:=]\s*(?:\\*"(?:[^"\\]|\\[^"]|\\"(?=[^\s,}\]:]))*(?:\\*"|\Z)|'[^']*(?:'|\Z)|[\[{].*|[^\s,;}\]"']+)"""
+# a value after its name: quoted (perhaps inside a quoted text), an object or list (then all that follows goes), a word.
+# Possessive quantifiers: nothing that a caller sends makes it look twice at the same character
+_VALUE = r"""\s*+[:=]\s*+(?:\\*+"(?:[^"\\]|\\[^"]|\\"(?=[^\s,}\]:]))*+(?:\\*+")?|'[^']*+'?|[\[{].*|[^\s,;}\]"']++)"""
 
 
 class Redactor:
@@ -34,7 +35,7 @@ class Redactor:
         self._most = settings.max_bytes
         self._fields = frozenset(name.lower() for name in settings.redact_fields)
         names = "|".join(map(re.escape, sorted(self._fields, key=len, reverse=True)))
-        named = [rf"(?is)(?P<name>\\*[\"']?\b(?:{names})\b\\*[\"']?){_VALUE}"] if names else []
+        named = [rf"(?is)(?P<name>\b(?:{names})\b\\*+[\"']?){_VALUE}"] if names else []
         self._named = [re.compile(pattern) for pattern in named]
         self._patterns = [re.compile(pattern) for pattern in settings.redact_patterns]
 

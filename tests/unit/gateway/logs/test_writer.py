@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import resource
+import tracemalloc
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -187,6 +188,23 @@ async def test_bodies_that_wait_are_bounded(tmp_path: Path, monkeypatch: pytest.
     lines = [json.loads(line) for line in target.read_bytes().splitlines()]
     assert [line["request_id"] for line in lines if "request_body" in line] == ["r0", "r1", "r2", "r11"]
     assert len(lines) == 12
+
+
+async def test_what_waits_for_a_full_disk_is_in_memory_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often writing is tried: no try leaves a copy behind."""
+    monkeypatch.setattr(writer, "BODIES_BYTES", 4 * 2**20)
+    log = make(tmp_path, Counter(), file=Path("/dev/full"), bodies={"enabled": True, "max_bytes": 2**20})
+    log.start()
+    tracemalloc.start()
+    for number in range(60):
+        exchange = finished(number)
+        exchange.bodies = Bodies(b"x" * 200_000, 2**20)
+        log.write(exchange)
+        await until(lambda: not log._queue)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    await log.close()
+    assert peak < 16 * 2**20
 
 
 @pytest.mark.parametrize("form", ["json", "console"])
