@@ -8,6 +8,7 @@ Two kinds of trouble, kept apart because they are handled differently:
 """
 
 import asyncio
+import socket
 import time
 from collections import deque
 from collections.abc import Callable
@@ -15,7 +16,10 @@ from typing import NamedTuple, cast
 
 import httptools
 
-HIGH_WATER = 256 * 1024  # unread bytes at which the engine is told to wait; it then blocks in its own write
+HIGH_WATER = 64 * 1024  # unread bytes at which the engine is told to wait; it then blocks in its own write
+# What the kernel takes of an answer that is not read; it doubles it. Left alone it grows to 6 MB, for each client that
+# reads nothing: measured, 5.7 MB of a stream were taken off the engine.
+RECEIVE_BYTES = 128 * 1024
 MAX_HEADER_BYTES = 64 * 1024
 
 Headers = list[tuple[str, str]]
@@ -199,6 +203,9 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport; asyncio calls this once."""
         self._transport = cast("asyncio.Transport", transport)
+        wire = transport.get_extra_info("socket")
+        if wire is not None:
+            wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
 
     def data_received(self, data: bytes) -> None:
         """Parse what came; the callbacks below collect it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -68,8 +69,8 @@ class ScriptedEngine:
 
 
 @contextlib.asynccontextmanager
-async def scripted_engine() -> AsyncIterator[ScriptedEngine]:
-    """Listen on a free port until the end."""
+async def scripted_engine(send_bytes: int | None = None) -> AsyncIterator[ScriptedEngine]:
+    """Listen on a free port until the end. `send_bytes` bounds what the kernel takes of an answer nobody reads."""
     engine = ScriptedEngine()
     tasks: set[asyncio.Task[None]] = set()
 
@@ -79,6 +80,8 @@ async def scripted_engine() -> AsyncIterator[ScriptedEngine]:
         task.add_done_callback(tasks.discard)
 
     server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    if send_bytes is not None:  # connections have what their listener has
+        server.sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_bytes)
     engine.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     try:
         yield engine

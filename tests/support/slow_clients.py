@@ -29,7 +29,7 @@ def _socket(number: int, receive: int | None = None) -> socket.socket:
     return wire
 
 
-async def slow_loris(port: int, number: int, ended: Ended, every: float = 1.0) -> None:
+async def slow_loris(port: int, number: int, ended: Ended, every: float = 2.0) -> None:
     """Send a head byte by byte until the other side has enough of it."""
     loop = asyncio.get_running_loop()
     with _socket(number) as wire:
@@ -58,7 +58,7 @@ async def stalled_reader(port: int, number: int, request: bytes, ended: Ended) -
         start = time.monotonic()
         await loop.sock_sendall(wire, request)
         while not _is_reset(wire):
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.5)
         ended.seconds.append(time.monotonic() - start)
 
 
