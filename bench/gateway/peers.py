@@ -112,14 +112,18 @@ def vllm_router(folder: Path, engine: int) -> Iterator[Running]:
         yield Running("vllm-router", port, process)
 
 
-@contextlib.contextmanager
-def floor(folder: Path, engine: int) -> Iterator[Running]:
-    """Python and uvloop, bytes passed on unread."""
-    port = free_port()
-    argv = [sys.executable, "-m", "bench.gateway.floor", str(port), str(engine)]
-    with running(argv, folder / "output.log", on=MEASURED) as process:
-        until("floor", lambda: get(f"http://127.0.0.1:{port}/health"), process)
-        yield Running("uvloop, unread", port, process)
+def python(name: str, module: str) -> Callable[..., Any]:
+    """One of our own baselines, a module of this folder."""
+
+    @contextlib.contextmanager
+    def start(folder: Path, engine: int) -> Iterator[Running]:
+        port = free_port()
+        argv = [sys.executable, "-m", f"bench.gateway.{module}", str(port), str(engine)]
+        with running(argv, folder / "output.log", on=MEASURED) as process:
+            until(name, lambda: get(f"http://127.0.0.1:{port}/health"), process)
+            yield Running(name, port, process)
+
+    return start
 
 
 @contextlib.contextmanager
@@ -190,5 +194,6 @@ PEERS: dict[str, Callable[..., Any]] = {
     "nginx": nginx,
     "gatehouse": gatehouse(),
     "vllm-router": vllm_router,
-    "floor": floor,
+    "floor": python("uvloop, unread", "floor"),
+    "bare": python("aiohttp's server, our connection to the engine", "bare"),
 }
