@@ -43,8 +43,8 @@ from gateway.usage_book import UsageBook
 
 log = logging.getLogger("gatehouse")
 
-# neither logged nor counted: asked for every few seconds by machines, or a file of the page
-QUIET_ROUTES = frozenset({"/healthz", "/readyz", "/", "/static/{path}"})
+# neither logged nor counted: asked for every few seconds by machines, a file of the page, or a page that looks on
+QUIET_ROUTES = frozenset({"/healthz", "/readyz", "/", "/static/{path}", *WATCHING})
 
 
 class Gateway:

@@ -82,6 +82,7 @@ def user_list(obj: Context, as_json: bool) -> None:
             "display_name": person.display_name,
             "team": person.team,
             "plan": person.plan,
+            "admin": person.admin,
             "created_at": person.created_at,
             "disabled_at": person.disabled_at,
         }
@@ -92,7 +93,8 @@ def user_list(obj: Context, as_json: bool) -> None:
         return
     for row in rows:
         state = "active" if row["disabled_at"] is None else "disabled"
-        click.echo(f"{row['name']}  {state}  {row['plan']}  {row['team'] or '-'}  {row['display_name']}")
+        role = "  admin" if row["admin"] else ""
+        click.echo(f"{row['name']}  {state}  {row['plan']}  {row['team'] or '-'}  {row['display_name']}{role}")
 
 
 @user.command("disable")
@@ -123,6 +125,22 @@ def user_enable(obj: Context, name: str) -> None:
 
     _require_user(run(enable()), name)
     click.echo(f"enabled {account_name(name)}", err=True)
+
+
+@user.command("admin")
+@click.argument("name")
+@click.option("--revoke", is_flag=True, help="not any longer")
+@click.pass_obj
+def user_admin(obj: Context, name: str, *, revoke: bool) -> None:
+    """Let a user see the admin page: operate the engine, see everybody's usage, change plans. Within seconds."""
+    config = obj.gateway_config()
+
+    async def change() -> bool:
+        async with opened(config) as store:
+            return await store.users.change(account_name(name), admin=not revoke)
+
+    _require_user(run(change()), name)
+    click.echo(f"{account_name(name)} is {'no longer ' if revoke else ''}an admin", err=True)
 
 
 def _ask_password(*, from_stdin: bool) -> tuple[str, bool]:

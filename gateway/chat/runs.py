@@ -231,7 +231,7 @@ class Runs:
 
     def _is_orphan(self, message: Unfinished, now: float) -> bool:
         silent = now - message.saved_at > max(ORPHANED_SECONDS, 4 * self._settings.save_seconds)
-        return silent or message.worker == self.worker or is_gone(message.worker)
+        return silent or is_gone(message.worker)
 
     async def _forgetting(self) -> None:
         purged_at = -PURGE_SECONDS

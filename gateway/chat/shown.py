@@ -5,7 +5,7 @@ from typing import Any
 
 from gateway.store.chat_rows import Chat, Message
 
-_UNFIT = re.compile("[\\x00\\ud800-\\udfff]")  # PostgreSQL keeps no NUL, UTF-8 has no halves of pairs
+_UNFIT = re.compile(r"[\x00\ud800-\udfff]")  # PostgreSQL keeps no NUL, UTF-8 has no halves of pairs
 _ANSWER = ("model", "params", "usage", "ttft_ms", "tok_s", "queued_ms", "thought_ms")
 
 
@@ -24,7 +24,7 @@ def shown_message(message: Message) -> dict[str, Any]:
 
 def fit(text: str) -> str:
     """The text, with a replacement character for each that no database keeps."""
-    return _UNFIT.sub("\\ufffd", text) if _UNFIT.search(text) else text
+    return _UNFIT.sub("\ufffd", text) if _UNFIT.search(text) else text
 
 
 def snippet(text: str, words: str, around: int = 60) -> str:

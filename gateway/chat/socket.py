@@ -57,7 +57,7 @@ class Tabs:
         self._find = find
         self._going = going
         self._build = build
-        self._tabs: set[_Tab] = set()
+        self._tabs: set[Tab] = set()
 
     def add_to(self, app: web.Application) -> None:
         """Register the route."""
@@ -72,10 +72,12 @@ class Tabs:
         socket = web.WebSocketResponse(heartbeat=PING_SECONDS, max_msg_size=MOST_BYTES, compress=False)
         socket.headers.update(request[EXCHANGE].headers)
         await socket.prepare(request)
-        tab = _Tab(socket, owner, self._find, self._config.gateway.write_seconds)
+        tab = Tab(socket, owner, self._find, self._config.gateway.write_seconds)
         tab.say({"t": "hello", "heartbeat_s": HEARTBEAT_SECONDS, "build": self._build, "runs": going})
         async with self._joined(tab):
             await tab.serve(request[EXCHANGE], partial(self._members.authenticator.is_over, request))
+        if tab.too_slow and request.transport is not None:
+            request.transport.abort()  # what it did not take is not kept for it
         return socket
 
     async def close(self) -> None:
@@ -83,7 +85,7 @@ class Tabs:
         await asyncio.gather(*(tab.leave(WSCloseCode.GOING_AWAY) for tab in tuple(self._tabs)))
 
     @asynccontextmanager
-    async def _joined(self, tab: "_Tab") -> AsyncIterator[None]:
+    async def _joined(self, tab: "Tab") -> AsyncIterator[None]:
         boxes = self._hub.join(tab.mailbox)
         self._tabs.add(tab)
         try:
@@ -96,7 +98,7 @@ class Tabs:
             self._hub.leave(tab.mailbox)
 
 
-class _Tab:
+class Tab:
     """One connected tab: two tasks, one reads, one writes."""
 
     def __init__(self, socket: web.WebSocketResponse, owner: str, find: _Find, write_seconds: float) -> None:
@@ -109,6 +111,11 @@ class _Tab:
         self._own: list[bytes] = []  # frames about the connection itself
         self._close_code: int | None = None
         self._allowance, self._counted_at = BURST, time.monotonic()
+
+    @property
+    def too_slow(self) -> bool:
+        """Whether it was closed because it took nothing."""
+        return self._close_code == TOO_SLOW
 
     def say(self, frame: dict[str, Any]) -> None:
         """Send a frame that belongs to no run."""

@@ -103,12 +103,13 @@ class Chats:
             return chat
 
     async def delete(self, owner: str, chat_id: str, now: float) -> Chat | None:
-        """Put a chat where only `change(restore)` finds it; as it was, with its runs. None when there is none."""
+        """Put a chat where only `change(restore)` finds it; the chat after that. None when there is none."""
+        conditions = _CHATS.c.owner == owner, _CHATS.c.id == chat_id, _CHATS.c.deleted_at.is_(None)
+        gone = update(_CHATS).where(*conditions).values(deleted_at=now, version=_CHATS.c.version + 1)
         async with self._database.write() as connection:
-            chat = await one_chat(connection, owner, chat_id)
-            if chat is not None:
-                gone = update(_CHATS).where(_CHATS.c.id == chat_id)
-                await connection.execute(gone.values(deleted_at=now, version=_CHATS.c.version + 1))
+            if (await connection.execute(gone)).rowcount == 0:
+                return None
+            (chat,) = await chats_where(connection, _CHATS.c.id == chat_id)
             return chat
 
     async def purge(self, deleted_before: float) -> int:

@@ -144,6 +144,11 @@ def test_users(run: Run) -> None:
     ada, bob = json.loads(run("user", "list", "--json").stdout)
     assert (ada["name"], ada["display_name"], ada["team"], ada["plan"]) == ("ada", "Ada L.", "research", "member")
     assert (bob["name"], bob["display_name"], bob["plan"], bob["disabled_at"]) == ("bob", "bob", "service", None)
+    assert run("user", "admin", "Bob").exit_code == 0
+    assert [each["admin"] for each in json.loads(run("user", "list", "--json").stdout)] == [False, True]
+    assert run("user", "admin", "bob", "--revoke").exit_code == 0
+    assert json.loads(run("user", "list", "--json").stdout)[1]["admin"] is False
+    assert run("user", "admin", "nobody").exit_code == 1
     assert run("user", "disable", "ADA").exit_code == 0
     assert "ada  disabled" in run("user", "list").stdout
     refused = run("token", "issue", "--subject", "ada")
