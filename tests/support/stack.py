@@ -153,7 +153,7 @@ class Stack:
             tree = [psutil.Process(self.process.pid), *psutil.Process(self.process.pid).children(recursive=True)]
             self._seen |= {each.pid: each for each in tree}
             self._sockets |= _unix_sockets(tree)
-            self._shared |= _shared_memory(tree)
+            self._shared |= shared_memory(tree)
 
     def stop(self, number: int = signal.SIGINT) -> int:
         """Ctrl-C, as a terminal sends it to the command; returns the exit code. Fails where it does not end."""
@@ -285,7 +285,7 @@ def _unix_sockets(processes: list[psutil.Process]) -> set[str]:
     return {row[7] for row in rows if len(row) == 8 and row[6] in inodes and row[7].startswith("/")}
 
 
-def _shared_memory(processes: list[psutil.Process]) -> set[Path]:
+def shared_memory(processes: list[psutil.Process]) -> set[Path]:
     """Files in /dev/shm that these processes have mapped, or that carry the pid of one in their name."""
     found = set()
     names = {path.name: path for path in Path("/dev/shm").iterdir()}
