@@ -15,6 +15,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from gateway.admission import Admission
+from gateway.answer import Answer as WholeAnswer
 from gateway.chat.answer import Answer, Delta, Kind
 from gateway.chat.replay import Replay
 from gateway.context import Exchange, Outcome
@@ -32,7 +33,7 @@ BATCH_SECONDS = 0.04
 LOOK_SECONDS = 0.25  # between two looks at the waiting line
 USAGE_SECONDS = 1.0
 _DOWN = frozenset({"failed", "stopped"})  # states of an engine that does not come by itself
-_CONTEXT = re.compile(r"maximum context length|longer than the maximum model length|max_model_len")
+_CONTEXT = re.compile(r"context length|longer than the maximum model length|max_model_len")
 _INTERRUPTED = "The answer was interrupted: the gateway was stopped."
 
 
@@ -110,7 +111,7 @@ class Run:
 
     def _refused(self, answer: web.StreamResponse) -> None:
         """The engine answered in one piece: an error."""
-        body = answer.body if isinstance(answer, web.Response) and isinstance(answer.body, bytes) else b""
+        body = answer.body if isinstance(answer, WholeAnswer) else b""
         self.exchange.status = answer.status
         message = error_message(body) or f"The engine answered {answer.status}."
         too_long = answer.status == 400 and _CONTEXT.search(message)
@@ -280,7 +281,7 @@ class _Batch:
 def _lengths(message: str) -> dict[str, int]:
     """By how much a prompt is too long, as far as vLLM's message says (tests/fixtures/vllm/cap/err_long_prompt.txt)."""
     patterns = {
-        "max_tokens": r"maximum context length is (\d+) tokens",
+        "max_tokens": r"context length is (?:only )?(\d+)",
         "prompt_tokens": r"(\d+) (?:input tokens|in the messages|tokens from the input)",
         "output_tokens": r"(\d+) (?:output tokens|in the completion)",
     }
