@@ -235,7 +235,10 @@ class FallbackLimiter:
             missing = [reservation_id for reservation_id, held in self._held.items() if held.dark]
         self._bright = True  # nothing has been awaited since the last look: nobody was admitted in between
         self._back_since = asyncio.get_running_loop().time()
-        _log.warning("redis: it counts; %d settlements and %d sums were delivered", kept, debts)
+        if self._recovery is None:  # it has never been away
+            _log.info("redis: it counts")
+        else:
+            _log.warning("redis: it counts; %d settlements and %d sums were delivered", kept, debts)
         self._on_mode(self.mode)
 
     async def _reach(self) -> None:

@@ -443,6 +443,19 @@ async def test_heartbeats_and_settlements_notice_the_loss_too(server: RedisServe
         assert (verdict.running, verdict.day.remaining) == ((1, 999_500) if method == "renew" else (0, 999_997))
 
 
+async def test_only_a_way_back_is_a_warning(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
+    """A start with a Redis that is there is no news; its return is, with what was delivered."""
+    caplog.set_level("INFO", "gatehouse.limits")
+    async with watched(server) as one:
+        assert [(each.levelname, each.message) for each in caplog.records] == [("INFO", "redis: it counts")]
+        server.pause()
+        await one.acquire("a", 500)
+        server.resume()
+        await one.until("redis")
+        told = [each.message for each in caplog.records if each.levelname == "WARNING"]
+        assert told[0] == "redis: it counts; 1 settlements and 0 sums were delivered"  # a's, whose answer was lost
+
+
 async def test_what_dies_with_the_process_is_said(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
     """A gateway that stops while Redis is away says how many settlements it could not deliver."""
     async with watched(server) as one:
