@@ -173,6 +173,11 @@ class ChatStore:
         asyncio.get_running_loop().create_task(self.tell(chat))  # the run outlives it
         return result
 
+    async def ended(self, count: int) -> None:
+        """Wait until so many runs have begun and all have ended."""
+        while len(self.runs) < count or any(chat.row["runs"] for chat in self.chats.values()):
+            await asyncio.sleep(0.05)
+
     async def tell(self, chat: Chat) -> None:
         """Send the `chat` frame."""
         await self._broadcast({"t": "chat", "chat": chat.row})

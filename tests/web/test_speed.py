@@ -1,0 +1,26 @@
+"""How busy the main thread is while an answer streams, on a processor of a quarter of the speed. Numbers are printed."""
+
+import pytest
+
+from tests.web.backend import NAME, PASSWORD, Backend, Script
+from tests.web.chatpage import ChatPage
+from tests.web.measure import LONG_TASK_MS, document, pieces, traced
+
+pytestmark = [pytest.mark.web, pytest.mark.asyncio(loop_scope="session")]
+
+
+async def test_no_long_task_while_16_kb_stream(page: ChatPage, backend: Backend) -> None:
+    """Code, tables, Chinese and formulas, 16 KB in pieces of a few tokens: no task over 100 ms at CPU÷4."""
+    await page.enter(NAME, PASSWORD)
+    backend.script += [Script(content=[document(2_000)]), Script(content=pieces(document(16_000), 24), pause=0.008)]
+    await page.ask("So that everything is fetched")
+    await page.answered()
+    async with traced(page) as tasks:
+        await page.ask("Go")
+        await backend.chats.ended(2)  # waiting in the page would itself keep it busy
+    await page.answered(2)
+    assert len(tasks) > 100
+    print(
+        f"{len(tasks)} tasks of {sum(tasks):.0f} ms in all; over 50 ms: {sum(task > 50 for task in tasks)}, the longest {max(tasks):.0f} ms"
+    )
+    assert max(tasks) <= LONG_TASK_MS
