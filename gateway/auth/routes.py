@@ -26,6 +26,7 @@ class Person(msgspec.Struct):
     display_name: str
     team: str | None
     plan: str
+    admin: bool
 
 
 class CurrentSession(msgspec.Struct):
@@ -102,4 +103,4 @@ class AuthRoutes:
 
 
 def _person(user: User) -> Person:
-    return Person(user.name, user.display_name, user.team, user.plan)
+    return Person(user.name, user.display_name, user.team, user.plan, user.admin)

@@ -3,7 +3,7 @@
 import { batch, computed, signal } from "../vendor/core.js";
 import { engine } from "./engine.js";
 import { subscribe } from "./link.js";
-import { get, remove } from "./session.js";
+import { get, giveBack, remove } from "./session.js";
 import { config } from "./settings.js";
 
 const PAGE = 60; // messages; older ones come when the reader scrolls up to them
@@ -246,6 +246,7 @@ class Run {
     clearTimeout(this.#timer);
     const { finish, usage, ttft_ms, tok_s, queued_ms, thought_ms } = frame;
     const { message } = this;
+    giveBack((message.stats.peek().params?.max_tokens ?? 0) - (usage?.completion_tokens ?? 0));
     batch(() => {
       message.reasoning.value = this.#reasoning;
       message.content.value = this.#content;

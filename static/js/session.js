@@ -108,6 +108,11 @@ export function expire() {
   if (user.value !== null) expired.value = true;
 }
 
+/** An answer took fewer tokens than were set aside for it when it began. */
+export function giveBack(tokens) {
+  if (quota.value !== null) quota.value = { ...quota.value, remaining: Math.min(quota.value.limit, quota.value.remaining + Math.max(0, tokens)) };
+}
+
 /** Remember what an answer's headers say about the tokens that are left. */
 export function noteQuota(headers) {
   for (const period of ["day", "month"]) {

@@ -18,7 +18,7 @@ from gateway.auth import setup as auth_setup
 from gateway.auth.throttle import PAIR, Throttle
 from tests.integration.auth.house import OWN_PAGE, PASSWORD, House, config_at, serve
 
-PERSON = {"name": "ada", "display_name": "Ada L.", "team": "research", "plan": "member"}
+PERSON = {"name": "ada", "display_name": "Ada L.", "team": "research", "plan": "member", "admin": False}
 
 
 async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 30) -> None:

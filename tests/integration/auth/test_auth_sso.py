@@ -66,7 +66,7 @@ async def test_the_first_sign_in_makes_the_user(idp: str, tmp_path: Path) -> Non
         arrived = await ada.sign_in("ada")
         assert (arrived.status, arrived.location) == (303, "/")
         assert not arrived.cookies["__Host-sso"]
-        person = {"name": "corp:ada", "display_name": "Ada Lovelace", "team": None, "plan": "service"}
+        person = {"name": "corp:ada", "display_name": "Ada Lovelace", "team": None, "plan": "service", "admin": False}
         assert await who(house, arrived.session) == person
         user = await house.store.users.find("corp:ada")
         assert user.password_hash is None

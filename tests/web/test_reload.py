@@ -1,0 +1,58 @@
+"""Reloads in mid-answer before the real gateway: the answer on screen is the engine's, whole and once.
+
+GATEHOUSE_RELOADS=50 is the full run; CI takes fewer.
+"""
+
+import asyncio
+import os
+import random
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Browser, expect
+
+from gatehouse.commands.identity import ensure_demo_user
+from tests.support.engines import simulator
+from tests.support.gateways import gateway
+from tests.web.chatpage import new_page
+
+pytestmark = [pytest.mark.web, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(900)]
+
+RELOADS = int(os.environ.get("GATEHOUSE_RELOADS", "6"))
+IN_ONE_ANSWER = 3
+TEXT = """() => [...document.querySelectorAll("article.answer")].at(-1).querySelector(".markdown").innerText"""
+
+
+async def test_reloads_at_random_moments(browser: Browser, tmp_path: Path) -> None:
+    """After reloads at random moments what is drawn is what a fresh page draws of the stored answer: no doubles, no holes."""
+    source = random.Random(7)
+    async with (
+        simulator("--sim-control", knobs={"ttft": 0.2, "tps": 100}) as engine,
+        gateway(engine.url, tmp_path) as gate,
+        new_page(browser, gate.url) as chat,
+    ):
+        await chat.enter(*await ensure_demo_user(gate.config))
+        for answer in range(1, RELOADS // IN_ONE_ANSWER + 1):
+            await chat.ask(f"Tell me something, number {answer}")
+            for _ in range(IN_ONE_ANSWER):
+                await asyncio.sleep(source.uniform(0.05, 1.2))
+                await chat.page.reload()
+            await expect(chat.answers).to_have_count(answer)
+            await chat.answered(answer)
+            drawn = await chat.page.evaluate(TEXT)
+            stored = await chat.page.evaluate(
+                """async () => {
+                  const id = location.hash.split("/").at(-1);
+                  const { messages } = await (await fetch(`/api/chats/${id}`)).json();
+                  return messages.at(-1).content;
+                }"""
+            )
+            await chat.page.reload()
+            await chat.answered(answer)
+            assert drawn == await chat.page.evaluate(TEXT)
+            words = [word for word in stored.split() if word.isalpha()]
+            assert [word for word in words if word not in drawn] == []
+        await engine.until("vllm:num_requests_running", 0)
+        lines = [line for line in await gate.logged(RELOADS // IN_ONE_ANSWER) if line["route"].endswith("/runs")]
+        assert [line["outcome"] for line in lines] == ["complete"] * (RELOADS // IN_ONE_ANSWER)
+        print(f"{RELOADS} reloads in {len(lines)} answers")
