@@ -192,8 +192,11 @@ async def _panel(studio: Studio, chat: ChatPage) -> None:
 
 
 @state("usage")
-async def _usage(_: Studio, chat: ChatPage) -> None:
+async def _usage(studio: Studio, chat: ChatPage) -> None:
+    await studio.send(chat, studio.words["ask"])
+    await chat.answered()
     await _account(chat, 0)
+    await chat.page.locator(".plot").wait_for()
 
 
 @state("account")
