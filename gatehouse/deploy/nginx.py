@@ -11,7 +11,8 @@ from gateway.config import GatewaySettings
 from gateway.context import Api
 from gateway.errors import GatewayError, error_body
 
-# status → what nginx says of it: (answered as, code, message). 494 and 497 are nginx's own numbers.
+# status → what nginx says of it: (answered as, code, message). 494 and 497 are nginx's own numbers. `error_page` has no
+# default: these are the ones of those in ngx_http_special_response.c that can come of what server.conf uses.
 ERRORS: Final = {
     400: (400, "invalid_request", "This is not a well-formed HTTP request."),
     401: (401, "password_required", "A user name and a password are needed (Basic)."),
@@ -19,8 +20,10 @@ ERRORS: Final = {
     404: (404, "route_not_found", "There is no such route."),
     405: (405, "method_not_allowed", "The method is not offered here."),
     408: (408, "request_timeout", "The request did not arrive in time."),
+    412: (412, "precondition_failed", "The file is not as the request's condition says."),
     413: (413, "request_too_large", "The body is too large."),
     414: (414, "uri_too_long", "The address is too long."),
+    416: (416, "range_not_satisfiable", "The file has no such range."),
     429: (429, "too_many_from_address", "Too many requests or connections from this address; come again in a second."),
     494: (431, "headers_too_large", "The header fields are too large."),
     497: (400, "https_required", "This port speaks HTTPS."),
@@ -29,6 +32,7 @@ ERRORS: Final = {
     502: (502, "gateway_unreachable", "The gateway does not answer; it may be restarting."),
     503: (503, "gateway_unavailable", "The gateway cannot be reached now."),
     504: (504, "gateway_timeout", "The gateway did not answer in time."),
+    505: (505, "version_not_supported", "This version of HTTP is not spoken here."),
 }
 _COME_AGAIN = (429, 502, 503, 504)
 
@@ -37,7 +41,7 @@ class _ProxyError(GatewayError):
     """An error of nginx's, for its body: an unknown 4xx has the shape of a bad request."""
 
     def __init__(self, status: int, code: str, message: str) -> None:
-        self.status = 400 if status in (414, 431) else status
+        self.status = 400 if status in (412, 414, 416, 431) else status
         super().__init__(message, code=code)
 
 
@@ -167,6 +171,9 @@ map $gatehouse_dialect $gatehouse_anthropic_request_id {{
 }}
 map $uri $gatehouse_retry_after {{
     "~/({again})$" 1;
+}}
+map $https $gatehouse_hsts {{
+    on "max-age=63072000"; # not over plain HTTP (RFC 6797, section 7.2)
 }}
 """
 

@@ -129,6 +129,12 @@ async def test_a_gateway_that_says_nothing_is_504(tmp_path: Path) -> None:
             b"GET / HTTP/1.1\r\nHost: HOST\r\nX-Long: " + b"a" * 9000 + b"\r\n\r\n",
             431, "headers_too_large", id="long header",
         ),
+        pytest.param(b"GET / HTTP/2.0\r\nHost: HOST\r\n\r\n", 505, "version_not_supported", id="another version"),
+        pytest.param(
+            b"POST / HTTP/1.1\r\nHost: HOST\r\nTransfer-Encoding: gzip\r\n\r\n",
+            501, "not_implemented", id="another coding",
+        ),
+        pytest.param(b"TRACE / HTTP/1.1\r\nHost: HOST\r\n\r\n", 405, "method_not_allowed", id="TRACE"),
         pytest.param(b"GET /metrics HTTP/1.1\r\nHost: HOST\r\n", 404, "route_not_found", id="/metrics"),
         pytest.param(b"POST /engine/restart HTTP/1.1\r\nHost: HOST\r\n", 404, "route_not_found", id="/engine/restart"),
         pytest.param(b"POST /sessions/revoke HTTP/1.1\r\nHost: HOST\r\n", 404, "route_not_found", id="/sessions"),
@@ -229,6 +235,49 @@ async def test_plain_http_leads_to_https_except_the_certificates_challenge() -> 
             assert (answer.status, await answer.read()) == (200, b"proof")
         async with http.post(f"{edge.plain_url}/v1/models?a=1", allow_redirects=False) as answer:
             assert (answer.status, answer.headers["Location"]) == (308, f"{edge.url}/v1/models?a=1")
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "code"),
+    [
+        (b"GET /\x00 HTTP/1.1\r\nHost: HOST\r\n\r\n", 400, "invalid_request"),
+        (b"GET / HTTP/2.0\r\nHost: HOST\r\n\r\n", 505, "version_not_supported"),
+        (b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\nHost: HOST\r\n\r\n", 414, "uri_too_long"),
+        (b"GET /.well-known/acme-challenge/none HTTP/1.1\r\nHost: HOST\r\n\r\n", 404, "route_not_found"),
+    ],
+    ids=["400", "505", "414", "404"],
+)
+async def test_refusals_of_plain_http(request_: bytes, status: int, code: str) -> None:
+    """Port 80 has the API's shape, too, and no Strict-Transport-Security, which browsers must not be sent there."""
+    async with nginx_before(NOBODY) as edge:
+        reader, writer = await asyncio.open_connection("127.0.0.1", edge.http_port)
+        writer.write(request_.replace(b"HOST", edge.site.authority.encode()))
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+        body = await reader.readexactly(int(head.split("content-length: ")[1].split("\r\n")[0]))
+        writer.close()
+        assert head.startswith(f"http/1.1 {status} ")
+        assert json.loads(body)["error"]["code"] == code
+        assert "strict-transport-security" not in head
+
+
+@pytest.mark.parametrize(
+    ("condition", "status", "code"),
+    [
+        ({"If-Match": '"another"'}, 412, "precondition_failed"),
+        ({"If-Unmodified-Since": "Thu, 01 Jan 1970 00:00:01 GMT"}, 412, "precondition_failed"),
+        ({"Range": "bytes=100-"}, 416, "range_not_satisfiable"),
+    ],
+)
+async def test_files_that_are_not_as_asked_for(condition: dict[str, str], status: int, code: str) -> None:
+    """A condition that does not hold, or a range that a file does not have: in the API's shape."""
+    files = {"www/static/b/a.js": "0"}
+    async with (
+        nginx_before(NOBODY, files=files) as edge,
+        edge.session() as http,
+        http.get("/static/b/a.js", headers=condition) as answer,
+    ):
+        assert (answer.status, answer.content_type) == (status, "application/json")
+        assert (await answer.json())["error"]["code"] == code
 
 
 async def test_https_asked_for_by_http_is_400() -> None:
