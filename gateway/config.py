@@ -24,6 +24,9 @@ class GatewaySettings(Section):
     admin_host: str = Field("127.0.0.1", description="address of the admin listener; keep it on loopback")
     admin_port: int = Field(9090, ge=0, le=65535, description="port of the admin listener; 0 picks a free one")
     workers: Count = Field(1, description="gateway processes; more than one need redis.url")
+    worker_hang_seconds: Seconds = Field(
+        30, description="a worker whose event loop answers its parent nothing for so long is killed and replaced"
+    )
     socket_dir: Path | None = Field(
         None, description="folder where each worker N listens on worker-N.sock, for a proxy on this machine"
     )

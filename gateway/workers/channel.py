@@ -21,14 +21,18 @@ class Order(msgspec.Struct, tag=True):
     """Parent to worker.
 
     `stop`: drain and end. `hurry`: end now. `retire`: a successor serves; end when nobody is left.
-    `reload`: take over plans and limits. `figures`, `requests`: tell them.
+    `reload`: take over plans and limits. `health`, `figures`, `requests`: tell them.
     """
 
-    what: Literal["stop", "hurry", "retire", "reload", "figures", "requests"]
+    what: Literal["stop", "hurry", "retire", "reload", "health", "figures", "requests"]
 
 
 class Serving(msgspec.Struct, tag=True):
     """Worker to parent: it accepts connections."""
+
+
+class Health(msgspec.Struct, tag=True):
+    """Worker to parent: its event loop turns."""
 
 
 class Figures(msgspec.Struct, tag=True):
@@ -44,7 +48,8 @@ class Requests(msgspec.Struct, tag=True):
     requests: list[dict[str, Any]]
 
 
-Message = Order | Serving | Figures | Requests
+Answer = Health | Figures | Requests
+Message = Order | Serving | Answer
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Message).decode
 

@@ -3,7 +3,7 @@
 Each worker has a place, numbered from 1, whose listening sockets outlive it. A worker is
 
     starting ──▶ serving ──another serves in its place──▶ retiring ──▶ gone
-        └──────────┴── dies: another starts at once; dies again soon: after a back-off ──▶ gone
+        └──────────┴── dies, or hangs and is killed: another starts at once; dies again soon: after a back-off ──▶ gone
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from gateway.workers.sums import Sums
 
 _log = logging.getLogger("gatehouse.workers")
 
-LOOK_SECONDS = 5.0  # between two looks at the workers' figures: what one that is killed counted since is lost
+LOOK_SECONDS = 5.0  # between two looks at a worker: what one that is killed counted since is lost
 STEADY_SECONDS = 10.0  # a worker that lived so long died of something new
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.5, 10.0  # seconds
 GRACE_SECONDS = 10.0  # beyond drain_seconds, before a worker that does not end is told to hurry, and then killed
@@ -77,12 +77,11 @@ class Parent:
         `on_serving` is called once all of them serve. Raises WorkersFailed when the first of them cannot start.
         """
         keepers = [asyncio.create_task(self._keep(place)) for place in self._places]
-        others = [asyncio.create_task(self._look()), asyncio.create_task(self._greet(on_serving))]
+        greeting = asyncio.create_task(self._greet(on_serving))
         kept = asyncio.gather(*keepers)
         await first(stop.wait(), asyncio.wait({kept}))
         self._stop.set()
-        for task in others:
-            task.cancel()
+        greeting.cancel()
         gone = asyncio.create_task(self._all_gone(keepers))
         for worker in self._workers:
             worker.stop()
@@ -189,11 +188,14 @@ class Parent:
         return worker
 
     async def _attend(self, worker: Worker) -> None:
+        watching = asyncio.create_task(self._watch(worker))
         await worker.attend()
+        watching.cancel()
         self._workers.remove(worker)
         self._ended.keep(worker.figures.families)
         self._streak = self._streak.with_(worker.figures.streak)
-        if worker.state is not State.RETIRING and not self._stop.is_set():
+        went = worker.state is State.RETIRING and worker.exit_code == 0
+        if not went and not self._stop.is_set():
             _log.error("worker %d (pid %d) died: exit %s", worker.number, worker.pid, worker.exit_code)
 
     async def _all_gone(self, keepers: Sequence[asyncio.Task[None]]) -> None:
@@ -210,10 +212,15 @@ class Parent:
         await self._all_serve.wait()
         on_serving()
 
-    async def _look(self) -> None:
-        while True:
-            await asyncio.sleep(LOOK_SECONDS)
-            await self._refresh()
+    async def _watch(self, worker: Worker) -> None:
+        """Keep its figures, and end it when it hangs: it would hold its connections and take new ones for ever."""
+        patience = self._settings.worker_hang_seconds
+        await worker.serving.wait()
+        while await worker.answers_within(patience):
+            await worker.look()
+            await asyncio.sleep(min(LOOK_SECONDS, patience))
+        _log.error("worker %d (pid %d) hangs: no answer for %g s; it is killed", worker.number, worker.pid, patience)
+        worker.kill()
 
     async def _refresh(self) -> None:
         await asyncio.gather(*(worker.look() for worker in self._workers))

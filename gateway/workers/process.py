@@ -8,9 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 from gateway.streak import Streak
-from gateway.workers.channel import Channel, Figures, Order, Requests, Serving
+from gateway.workers.channel import Answer, Channel, Figures, Health, Order, Requests, Serving
 
 ANSWER_SECONDS = 1.0  # longest wait for a worker's answer
+PATIENCE_PARTS = 10  # a parent that was itself stopped for a while has missed one part of its patience, not all of it
 
 
 class State(enum.StrEnum):
@@ -37,7 +38,7 @@ class Worker:
         self._started = time.monotonic()
         self.figures = Figures([], Streak())  # its metrics, as it last told them
         self.serving, self.gone = asyncio.Event(), asyncio.Event()
-        self._asked: dict[type[Figures | Requests], asyncio.Future[Figures | Requests]] = {}
+        self._asked: dict[type[Answer], asyncio.Future[Answer]] = {}
 
     @property
     def pid(self) -> int:
@@ -83,6 +84,13 @@ class Worker:
         """Bring `figures` up to date, as far as it answers."""
         await self._ask(Order("figures"), Figures)
 
+    async def answers_within(self, seconds: float) -> bool:
+        """Whether its event loop turns: a worker that serves answers at once, whatever else it does."""
+        for _ in range(PATIENCE_PARTS):
+            if await self._ask(Order("health"), Health, seconds / PATIENCE_PARTS) is not None or self.gone.is_set():
+                return True
+        return False
+
     async def requests(self) -> list[dict[str, Any]]:
         """The requests that it serves; none where it does not answer."""
         answer = await self._ask(Order("requests"), Requests)
@@ -96,7 +104,7 @@ class Worker:
                     self.state = State.SERVING
                     self.serving.set()
                     self._on_serving()
-                case Figures() | Requests():
+                case Health() | Figures() | Requests():
                     if isinstance(message, Figures):
                         self.figures = message
                     if (asked := self._asked.pop(type(message), None)) is not None:
@@ -107,7 +115,7 @@ class Worker:
             asked.cancel()
         self.gone.set()
 
-    async def _ask(self, order: Order, kind: type[Figures | Requests]) -> Figures | Requests | None:
+    async def _ask(self, order: Order, kind: type[Answer], seconds: float = ANSWER_SECONDS) -> Answer | None:
         """Its answer; who asks meanwhile shares it. None where it is late: a worker may hang."""
         if not self.serving.is_set() or self.gone.is_set():
             return None
@@ -115,5 +123,5 @@ class Worker:
         if answer is None:
             answer = self._asked[kind] = asyncio.get_running_loop().create_future()
             self._channel.send(order)
-        await asyncio.wait({answer}, timeout=ANSWER_SECONDS)
+        await asyncio.wait({answer}, timeout=seconds)
         return answer.result() if answer.done() and not answer.cancelled() else None

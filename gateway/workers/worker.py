@@ -8,7 +8,7 @@ from pathlib import Path
 from gateway.app import Gateway
 from gateway.config import Config
 from gateway.server import Beside, Ends, work
-from gateway.workers.channel import Channel, Figures, Order, Requests, Serving
+from gateway.workers.channel import Channel, Figures, Health, Order, Requests, Serving
 from gateway.workers.sums import families
 
 
@@ -36,22 +36,25 @@ async def serve_as_worker(
 async def _obey(
     channel: Channel, gateway: Gateway, ends: Ends, reload: Callable[[], None], listeners: list[socket.socket]
 ) -> None:
-    async for message in channel.messages():
-        match message:
-            case Order(what="stop"):
-                ends.stop.set()
-            case Order(what="hurry"):
-                ends.hurry.set()
-            case Order(what="retire"):
-                ends.retire.set()
-            case Order(what="reload"):
-                reload()
-            case Order(what="figures"):
-                channel.send(await _figures(gateway))
-            case Order(what="requests"):
-                channel.send(Requests(gateway.requests()))
-    _orphaned(listeners)
-    ends.stop.set()
+    async with asyncio.TaskGroup() as telling:
+        async for message in channel.messages():
+            match message:
+                case Order(what="stop"):
+                    ends.stop.set()
+                case Order(what="hurry"):
+                    ends.hurry.set()
+                case Order(what="retire"):
+                    ends.retire.set()
+                case Order(what="reload"):
+                    reload()
+                case Order(what="health"):
+                    channel.send(Health())
+                case Order(what="figures"):  # beside the others: threads may be scarce while the event loop is well
+                    telling.create_task(_tell_figures(channel, gateway))
+                case Order(what="requests"):
+                    channel.send(Requests(gateway.requests()))
+        _orphaned(listeners)
+        ends.stop.set()
 
 
 def _orphaned(listeners: list[socket.socket]) -> None:
@@ -59,6 +62,10 @@ def _orphaned(listeners: list[socket.socket]) -> None:
     for each in listeners:
         if each.family == socket.AF_UNIX:
             Path(each.getsockname()).unlink(missing_ok=True)
+
+
+async def _tell_figures(channel: Channel, gateway: Gateway) -> None:
+    channel.send(await _figures(gateway))
 
 
 async def _figures(gateway: Gateway) -> Figures:

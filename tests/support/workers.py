@@ -117,12 +117,16 @@ class WorkersGateway:
         """SIGKILL a worker, and wait for its successor; returns the pid that was."""
         old = (await self.pids())[number]
         os.kill(old, signal.SIGKILL)
+        await self.followed(number, old)
+        return old
 
-        async def followed() -> bool:
+    async def followed(self, number: int, old: int) -> None:
+        """Wait until another one serves in the place of the worker with that pid."""
+
+        async def another() -> bool:
             return (await self.pids()).get(number, old) != old
 
-        await eventually(followed, f"worker {number} has a successor")
-        return old
+        await eventually(another, f"worker {number} has a successor")
 
     def connections(self, pid: int) -> set[int]:
         """The clients' ports of the TCP connections that a worker has on the public port."""

@@ -92,6 +92,17 @@ async def test_a_killed_worker_takes_its_own_streams_only(engine: Simulator, red
         assert await _accepted(gate, 1)
 
 
+async def test_a_worker_that_hangs_is_replaced(engine: Simulator, redis: RedisServer) -> None:
+    """One that is stopped (SIGSTOP) neither answers nor dies: it is killed, which is said, and its successor serves."""
+    async with workers(engine.url, redis.url, gateway={"worker_hang_seconds": 1}) as gate:
+        old = (await gate.pids())[1]
+        os.kill(old, signal.SIGSTOP)
+        await gate.followed(1, old)
+        assert await _accepted(gate, 1)
+        assert f"worker 1 (pid {old}) hangs: no answer for 1 s; it is killed" in gate.said
+        assert f"worker 1 (pid {old}) died: exit -9" in gate.said
+
+
 async def _accepted(gate: WorkersGateway, worker: int) -> bool:
     async with gate.post(CHAT, chat(), worker=worker) as answer:
         await answer.read()
