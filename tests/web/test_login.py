@@ -3,7 +3,7 @@
 import pytest
 from playwright.async_api import expect
 
-from tests.web.backend import NAME, PASSWORD, Backend, refusal
+from tests.web.backend import NAME, PASSWORD, Backend, Refusal
 from tests.web.chatpage import ChatPage
 
 pytestmark = [pytest.mark.web, pytest.mark.asyncio(loop_scope="session")]
@@ -25,7 +25,7 @@ async def test_wrong_password_says_so_once_for_all_reasons(page: ChatPage) -> No
 
 async def test_backed_off_login_counts_down(page: ChatPage, backend: Backend) -> None:
     """A 429 disables the button for the time that the header names, then allows another try."""
-    backend.login_refusals.append(refusal(429, "login_backoff", headers={"retry-after": "2"}))
+    backend.login_refusals.append(Refusal(429, "login_backoff", retry_after="2"))
     await page.open()
     await page.login(NAME, PASSWORD)
     button = page.page.get_by_role("button", name="Sign in")
@@ -46,23 +46,6 @@ async def test_signing_out_ends_the_session_and_forgets_the_transcript(page: Cha
     await page.page.locator("input[name=password]").wait_for()
     assert backend.sessions == set()
     assert await page.page.evaluate("() => Object.keys(sessionStorage).length") == 0
-
-
-async def test_expired_session_keeps_conversation_and_draft(page: ChatPage, backend: Backend) -> None:
-    """A 401 while sending lays the login over the chat; after it the draft is still in the composer."""
-    await page.enter(NAME, PASSWORD)
-    await page.ask("First")
-    await page.answered()
-    backend.expire_sessions()
-    await page.ask("A long and careful draft")
-    await expect(page.page.get_by_role("heading", name="Your session has ended")).to_be_visible()
-    await page.page.keyboard.press("Escape")
-    await page.login(NAME, PASSWORD)
-    await expect(page.page.get_by_role("dialog")).to_have_count(0)
-    await expect(page.composer).to_have_value("A long and careful draft")
-    await expect(page.questions).to_have_text(["First"])
-    await page.composer.press("Enter")
-    await page.answered(2)
 
 
 async def test_the_page_holds_no_credential(page: ChatPage) -> None:
