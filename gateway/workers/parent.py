@@ -17,6 +17,7 @@ from gateway.listening import Listeners
 from gateway.streak import Streak
 from gateway.waiting import first
 from gateway.workers.channel import Channel
+from gateway.workers.metrics import ParentMetrics
 from gateway.workers.process import State, Worker
 from gateway.workers.sums import Sums
 
@@ -51,6 +52,7 @@ class Parent:
         self._places: list[_Place] = []
         self._workers: list[Worker] = []  # all that live
         self._ended, self._streak = Sums(), Streak()  # of those that have ended
+        self._metrics = ParentMetrics(settings.workers, self._running)
         self._stop = asyncio.Event()
         self._one_serves, self._all_serve = asyncio.Event(), asyncio.Event()  # or have served
         self._replacing: asyncio.Task[None] | None = None
@@ -117,7 +119,7 @@ class Parent:
             sums.add(worker.figures.families)
             streak = streak.with_(worker.figures.streak)
         sums.set("gatehouse_consecutive_timeouts", len(streak))
-        return sums.text()
+        return sums.text() + self._metrics.text()
 
     async def requests(self) -> list[dict[str, Any]]:
         """The requests that are being served, oldest first."""
@@ -197,6 +199,10 @@ class Parent:
         went = worker.state is State.RETIRING and worker.exit_code == 0
         if not went and not self._stop.is_set():
             _log.error("worker %d (pid %d) died: exit %s", worker.number, worker.pid, worker.exit_code)
+            self._metrics.died(worker.exit)
+
+    def _running(self) -> int:
+        return sum(place.worker is not None and place.worker.state is State.SERVING for place in self._places)
 
     async def _all_gone(self, keepers: Sequence[asyncio.Task[None]]) -> None:
         await asyncio.wait(keepers)
@@ -220,6 +226,7 @@ class Parent:
             await worker.look()
             await asyncio.sleep(min(LOOK_SECONDS, patience))
         _log.error("worker %d (pid %d) hangs: no answer for %g s; it is killed", worker.number, worker.pid, patience)
+        worker.hung = True
         worker.kill()
 
     async def _refresh(self) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from gateway.streak import Streak
 from gateway.workers.channel import Answer, Channel, Figures, Health, Order, Requests, Serving
+from gateway.workers.metrics import Exit
 
 ANSWER_SECONDS = 1.0  # longest wait for a worker's answer
 PATIENCE_PARTS = 10  # a parent that was itself stopped for a while has missed one part of its patience, not all of it
@@ -35,6 +36,7 @@ class Worker:
     ) -> None:
         self.number, self._process, self._channel, self._on_serving = number, process, channel, on_serving
         self.state = State.STARTING
+        self.hung = False  # it is killed for that
         self._started = time.monotonic()
         self.figures = Figures([], Streak())  # its metrics, as it last told them
         self.serving, self.gone = asyncio.Event(), asyncio.Event()
@@ -49,6 +51,13 @@ class Worker:
     def exit_code(self) -> int | None:
         """How it ended; negative: by that signal."""
         return self._process.returncode
+
+    @property
+    def exit(self) -> Exit:
+        """What it died of."""
+        if self.hung:
+            return "hung"
+        return "killed" if self.exit_code is not None and self.exit_code < 0 else "exited"
 
     @property
     def age(self) -> float:

@@ -5,6 +5,7 @@ from functools import cache
 from pathlib import Path
 
 from gateway.metrics import Metrics
+from gateway.workers.metrics import ParentMetrics
 from launcher.metrics import LauncherMetrics
 
 CAPTURE = Path(__file__).parents[1] / "fixtures" / "vllm" / "cap" / "metrics_after.txt"  # of a real vLLM
@@ -28,8 +29,9 @@ def known_metrics() -> set[str]:
         for name in re.findall(r"^# TYPE (vllm:\S+) histogram$", text, re.MULTILINE)
         for suffix in ("_bucket", "_sum", "_count")
     }
-    for registry in (Metrics(models=["m"], plans=["p"], version="0").registry, LauncherMetrics().registry):
-        for family in registry.collect():
+    ours = Metrics(models=["m"], plans=["p"], version="0"), ParentMetrics(2, lambda: 2), LauncherMetrics()
+    for metrics in ours:
+        for family in metrics.registry.collect():
             suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}.get(family.type, ("",))
             names |= {family.name + suffix for suffix in suffixes}
     return names | OF_PROMETHEUS | OF_PROBER

@@ -101,6 +101,7 @@ async def test_a_worker_that_hangs_is_replaced(engine: Simulator, redis: RedisSe
         assert await _accepted(gate, 1)
         assert f"worker 1 (pid {old}) hangs: no answer for 1 s; it is killed" in gate.said
         assert f"worker 1 (pid {old}) died: exit -9" in gate.said
+        assert (await gate.metrics())['gatehouse_worker_deaths_total{exit="hung"}'] >= 1
 
 
 async def _accepted(gate: WorkersGateway, worker: int) -> bool:
@@ -215,6 +216,7 @@ async def test_metrics_and_requests_of_all(engine: Simulator, redis: RedisServer
             await eventually(lambda sent=sent: equal(sent), "the sums are the record's")
             await gate.kill(killed)
             assert await equal(sent), "what a dead worker had counted stays"
+            assert seen['gatehouse_worker_deaths_total{exit="killed"}'] == killed
         # in order: what a worker counted up to its last moment counts, asked for or not
         assert (await stream(gate, 1, max_tokens=5))[0]
         gate.process.send_signal(signal.SIGUSR2)
@@ -231,7 +233,10 @@ async def test_metrics_and_requests_of_all(engine: Simulator, redis: RedisServer
         found = await gate.admin("/requests")
         assert [each["route"] for each in found] == [CHAT, CHAT]
         assert found[0]["age_s"] >= found[1]["age_s"]
-        assert (await look())["gatehouse_in_flight"] == 2
+        sums = await look()
+        assert sums["gatehouse_in_flight"] == 2
+        assert [sums[f'gatehouse_workers{{state="{state}"}}'] for state in ("running", "wanted")] == [2, 2]
+        assert sum(value for name, value in sums.items() if name.startswith("gatehouse_worker_deaths_total")) == 2
         shown = await asyncio.to_thread(gate.command, "top", "--once", "--every", "0.1")
         assert shown.returncode == 0, shown.stderr
         assert "in flight: 2" in shown.stdout

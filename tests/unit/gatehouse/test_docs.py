@@ -23,6 +23,7 @@ from gateway.logs import LogLine
 from gateway.logs.message import Message
 from gateway.metrics import Metrics
 from gateway.shape import REFUSED_FIELDS
+from gateway.workers.metrics import ParentMetrics
 from launcher.metrics import LauncherMetrics
 
 ROOT = Path(__file__).parents[3]
@@ -136,14 +137,16 @@ def families(registry: CollectorRegistry) -> dict[str, tuple[str, tuple[str, ...
     return found
 
 
-@pytest.mark.parametrize("heading", ["## The gateway", "## The launcher"])
-def test_the_metrics_are_documented(heading: str) -> None:
+@pytest.mark.parametrize(
+    ("heading", "registry"),
+    [
+        ("## The gateway", Metrics(models=["m"], plans=["p"], version="0").registry),
+        ("## The parent of several workers", ParentMetrics(2, lambda: 2).registry),
+        ("## The launcher", LauncherMetrics().registry),
+    ],
+)
+def test_the_metrics_are_documented(heading: str, registry: CollectorRegistry) -> None:
     """docs/metrics.md has a row for each metric with its type and labels, and no other."""
-    registry = (
-        Metrics(models=["m"], plans=["p"], version="0").registry
-        if heading == "## The gateway"
-        else LauncherMetrics().registry
-    )
     documented = {
         name.strip("`"): (kind, tuple(filter(None, labels.split(", "))))
         for name, kind, labels, *_ in rows(section("docs/metrics.md", heading))
