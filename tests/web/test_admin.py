@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Browser, expect
 
+from gateway.store import database_address
 from tests.support.engines import FAST, simulator
 from tests.support.gateways import gateway
 from tests.support.members import OVER_HTTP, PASSWORD, add_user
@@ -21,8 +22,8 @@ async def test_users_usage_and_the_engine(browser: Browser, tmp_path: Path) -> N
         new_page(browser, gate.url) as admin,
         new_page(browser, gate.url) as other,
     ):
-        await add_user(gate, "root", admin=True)
-        await add_user(gate, "ada")
+        await add_user(database_address(gate.config), "root", admin=True)
+        await add_user(database_address(gate.config), "ada")
         await other.enter("ada", PASSWORD)
         await other.ask("Hi")
         await other.answered()

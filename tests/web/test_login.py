@@ -41,11 +41,28 @@ async def test_signing_out_ends_the_session_and_forgets_the_transcript(page: Cha
     await page.enter(NAME, PASSWORD)
     await page.ask("A secret question")
     await page.answered()
-    await page.page.get_by_role("button", name="Account").click()
-    await page.page.get_by_role("button", name="Sign out").click()
+    await page.page.get_by_role("button", name="Account of Lin").click()
+    await page.button("Sign out").click()
     await page.page.locator("input[name=password]").wait_for()
     assert backend.sessions == set()
-    assert await page.page.evaluate("() => Object.keys(sessionStorage).length") == 0
+    await expect(page.page.get_by_text("A secret question")).to_have_count(0)
+    assert "secret" not in await page.page.evaluate("() => JSON.stringify([{...localStorage}, {...sessionStorage}])")
+
+
+async def test_a_message_refused_for_its_session_goes_out_after_signing_in(page: ChatPage, backend: Backend) -> None:
+    """A 401 while sending lays the login over the chat; after it the message goes out by itself, once."""
+    await page.enter(NAME, PASSWORD)
+    await page.ask("First")
+    await page.answered()
+    backend.sessions.clear()  # the line stays open: the refusal comes with the message
+    await page.ask("A long and careful question")
+    await expect(page.page.get_by_role("heading", name="Your session has ended")).to_be_visible()
+    await page.page.keyboard.press("Escape")
+    await page.login(NAME, PASSWORD)
+    await expect(page.page.get_by_role("dialog")).to_have_count(0)
+    await page.answered(2)
+    await expect(page.questions).to_have_text(["First", "A long and careful question"])
+    assert [body["content"] for body in backend.requests] == ["First", "A long and careful question"]
 
 
 async def test_the_page_holds_no_credential(page: ChatPage) -> None:

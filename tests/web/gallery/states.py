@@ -195,6 +195,9 @@ async def _panel(studio: Studio, chat: ChatPage) -> None:
 async def _usage(studio: Studio, chat: ChatPage) -> None:
     await studio.send(chat, studio.words["ask"])
     await chat.answered()
+    await chat.page.wait_for_function(
+        """async () => (await (await fetch("/v1/usage?days=1")).json()).total.requests > 0""", polling=500
+    )
     await _account(chat, 0)
     await chat.page.locator(".plot").wait_for()
 
