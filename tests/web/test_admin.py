@@ -13,6 +13,9 @@ from tests.web.chatpage import new_page
 
 pytestmark = [pytest.mark.web, pytest.mark.asyncio(loop_scope="session")]
 
+BOOKED = """async () => (await (await fetch("/v1/usage?days=1")).json()).total.requests > 0"""
+"""Usage reaches the database a moment after the answer."""
+
 
 async def test_users_usage_and_the_engine(browser: Browser, tmp_path: Path) -> None:
     """An admin sees users, usage and plans, changes a plan, and disables a user, who is signed out at once."""
@@ -27,6 +30,7 @@ async def test_users_usage_and_the_engine(browser: Browser, tmp_path: Path) -> N
         await other.enter("ada", PASSWORD)
         await other.ask("Hi")
         await other.answered()
+        await other.page.wait_for_function(BOOKED)
         await other.page.locator(".who").click()
         await expect(other.button("Administration")).to_have_count(0)
         await other.button("Usage and limits").click()
