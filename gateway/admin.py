@@ -3,6 +3,7 @@
 | call | answer |
 |---|---|
 | `GET /metrics` | `gatehouse_…` |
+| `GET /healthz`, `/readyz` | as on the public listener, of all workers together (gateway/health.py) |
 | `GET /engine/metrics` | vLLM's own and the launcher's (`gatehouse_engine_…`): one scrape address is enough |
 | `GET /requests` | the requests being served now, oldest first |
 | `GET /workers`, `POST /workers/restart` | where there are several: who they are; replace them one after another |

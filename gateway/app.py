@@ -26,7 +26,7 @@ from gateway.config import Config
 from gateway.connections import ClientRunner, Connections
 from gateway.context import EXCHANGE, Exchange
 from gateway.engine import Engine
-from gateway.health import setup_health
+from gateway.health import setup_health, why_not_ready
 from gateway.limits import Limits
 from gateway.logs import RequestLog
 from gateway.metrics import Metrics
@@ -105,6 +105,7 @@ class Gateway:
         self.metrics.watch_in_flight(lambda: self.in_flight)
         self.metrics.watch_connections(lambda: len(self.connections))
         self.admin_app = create_admin_app(self.metrics, self.engine, config.engine.status_socket, self._requests)
+        setup_health(self.admin_app, self.engine, self._why_not_ready)
 
     def _public_app(self) -> web.Application:
         app = web.Application(
@@ -112,7 +113,7 @@ class Gateway:
         )
         app.cleanup_ctx.append(self._lifetime)
         setup_auth(app, self._config, self.redis)
-        setup_health(app, self.engine, lambda: self.api.draining)
+        setup_health(app, self.engine, self._why_not_ready)
         return app
 
     def runner(self, app: web.Application, **how: Any) -> web.AppRunner:
@@ -132,6 +133,13 @@ class Gateway:
     def requests(self) -> list[dict[str, Any]]:
         """The requests being served, oldest first, as the admin listener shows them."""
         return [described(exchange) for exchange in self.observer.running()]
+
+    def why_not_ready(self) -> list[str]:
+        """Why no request can be served now; empty when one can."""
+        return why_not_ready(self.engine, draining=self.api.draining)
+
+    async def _why_not_ready(self) -> list[str]:
+        return self.why_not_ready()
 
     async def _requests(self) -> list[dict[str, Any]]:
         return self.requests()

@@ -1,6 +1,6 @@
 """Whether the process lives (`/healthz`), and whether a request can be served now (`/readyz`)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from importlib.metadata import version
 from typing import Any, Protocol
 
@@ -26,14 +26,14 @@ class EngineView(Protocol):
         ...
 
 
-def setup_health(app: web.Application, engine: EngineView, draining: Callable[[], bool]) -> None:
-    """Add `/healthz` and `/readyz`."""
+def setup_health(app: web.Application, engine: EngineView, reasons_of: Callable[[], Awaitable[list[str]]]) -> None:
+    """Add `/healthz` and `/readyz`; `reasons_of` tells why no request can be served now."""
 
     async def healthz(_request: web.Request) -> web.Response:
         return web.json_response({"status": "ok", "version": version("vllm-gatehouse")})
 
     async def readyz(_request: web.Request) -> web.Response:
-        reasons = why_not_ready(engine, draining=draining())
+        reasons = await reasons_of()
         body = {"ready": not reasons, "reasons": reasons, "engine": engine.state}
         headers = {"Cache-Control": "no-store"} | ({"Retry-After": "1"} if reasons else {})
         return web.json_response(body, status=503 if reasons else 200, headers=headers)

@@ -32,7 +32,9 @@ class Serving(msgspec.Struct, tag=True):
 
 
 class Health(msgspec.Struct, tag=True):
-    """Worker to parent: its event loop turns."""
+    """Worker to parent: its event loop turns, and why it can serve no request now, if so."""
+
+    why_not_ready: list[str]
 
 
 class Figures(msgspec.Struct, tag=True):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from gateway.admin import create_admin_app
 from gateway.config import Config
 from gateway.engine import Engine
+from gateway.health import setup_health
 from gateway.listening import Listening, state_file, url
 from gateway.runner import listen, running
 from gateway.workers.parent import Parent
@@ -34,6 +35,7 @@ async def serve_with_workers(
         engine = Engine(config)
         await stack.enter_async_context(engine.watching())
         app = create_admin_app(parent, engine, config.engine.status_socket, parent.requests, parent)
+        setup_health(app, engine, parent.why_not_ready)
         admin = await stack.enter_async_context(running(app))
         admin_port = await listen(admin, settings.admin_host, settings.admin_port)
         listening = Listening(url(settings.host, port), url(settings.admin_host, admin_port))

@@ -121,6 +121,17 @@ class Parent:
         sums.set("gatehouse_consecutive_timeouts", len(streak))
         return sums.text() + self._metrics.text()
 
+    async def why_not_ready(self) -> list[str]:
+        """Why none of the workers can serve a request now; empty as soon as one of them can."""
+        told: list[str] = []
+        serving = [worker for worker in self._workers if worker.state is State.SERVING]
+        for answer in asyncio.as_completed([worker.why_not_ready() for worker in serving]):
+            reasons = await answer
+            if not reasons:
+                return []
+            told += (each for each in reasons if each not in told)
+        return told or ["no worker serves"]
+
     async def requests(self) -> list[dict[str, Any]]:
         """The requests that are being served, oldest first."""
         lists = await asyncio.gather(*(worker.requests() for worker in self._workers))

@@ -100,6 +100,11 @@ class Worker:
                 return True
         return False
 
+    async def why_not_ready(self) -> list[str]:
+        """Why it can serve no request now; empty when it can."""
+        answer = await self._ask(Order("health"), Health)
+        return answer.why_not_ready if isinstance(answer, Health) else [f"worker {self.number} does not answer"]
+
     async def requests(self) -> list[dict[str, Any]]:
         """The requests that it serves; none where it does not answer."""
         answer = await self._ask(Order("requests"), Requests)

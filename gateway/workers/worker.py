@@ -48,7 +48,7 @@ async def _obey(
                 case Order(what="reload"):
                     reload()
                 case Order(what="health"):
-                    channel.send(Health())
+                    channel.send(Health(gateway.why_not_ready()))
                 case Order(what="figures"):  # beside the others: threads may be scarce while the event loop is well
                     telling.create_task(_tell_figures(channel, gateway))
                 case Order(what="requests"):

@@ -94,14 +94,37 @@ async def test_a_killed_worker_takes_its_own_streams_only(engine: Simulator, red
 
 async def test_a_worker_that_hangs_is_replaced(engine: Simulator, redis: RedisServer) -> None:
     """One that is stopped (SIGSTOP) neither answers nor dies: it is killed, which is said, and its successor serves."""
-    async with workers(engine.url, redis.url, gateway={"worker_hang_seconds": 1}) as gate:
+    async with workers(engine.url, redis.url, gateway={"worker_hang_seconds": 3}) as gate:
         old = (await gate.pids())[1]
         os.kill(old, signal.SIGSTOP)
         await gate.followed(1, old)
         assert await _accepted(gate, 1)
-        assert f"worker 1 (pid {old}) hangs: no answer for 1 s; it is killed" in gate.said
+        assert f"worker 1 (pid {old}) hangs: no answer for 3 s; it is killed" in gate.said
         assert f"worker 1 (pid {old}) died: exit -9" in gate.said
         assert (await gate.metrics())['gatehouse_worker_deaths_total{exit="hung"}'] >= 1
+
+
+async def test_ready_while_one_worker_is(engine: Simulator, redis: RedisServer) -> None:
+    """The admin listener's /readyz is 200 while one of two workers answers, 503 when none does, and 200 again after."""
+    async with workers(engine.url, redis.url, gateway={"worker_hang_seconds": 600}) as gate:
+        pids = await gate.pids()
+
+        async def says(status: int) -> dict[str, Any] | None:
+            async with gate.http.get(gate.admin_url + "/readyz") as answer:
+                body = await answer.json()
+                assert body["ready"] == (answer.status == 200) == (not body["reasons"])
+                return body if answer.status == status else None
+
+        os.kill(pids[1], signal.SIGSTOP)
+        await eventually(lambda: says(200), "one worker is ready")
+        os.kill(pids[2], signal.SIGSTOP)
+        reasons = (await eventually(lambda: says(503), "none is"))["reasons"]
+        assert sorted(reasons) == ["worker 1 does not answer", "worker 2 does not answer"]
+        async with gate.http.get(gate.admin_url + "/healthz") as answer:
+            assert (answer.status, (await answer.json())["status"]) == (200, "ok")
+        for pid in pids.values():
+            os.kill(pid, signal.SIGCONT)
+        await eventually(lambda: says(200), "both go on")
 
 
 async def _accepted(gate: WorkersGateway, worker: int) -> bool:
@@ -287,7 +310,12 @@ async def _until_draining(gate: WorkersGateway) -> None:
         async with gate.post(CHAT, chat(), worker=1) as answer:
             return answer.status == 503
 
+    async def said() -> bool:
+        async with gate.http.get(gate.admin_url + "/readyz") as answer:
+            return "the gateway is shutting down" in (await answer.json())["reasons"]
+
     await eventually(refused, "new requests are refused")
+    await eventually(said, "the parent says so")
 
 
 def gate_lines(gate: WorkersGateway) -> list[str]:

@@ -9,7 +9,9 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from gateway.admin import create_admin_app
-from gateway.health import setup_health
+from gateway.app import Gateway
+from gateway.config import Config, EngineTarget
+from gateway.health import setup_health, why_not_ready
 from gateway.metrics import Metrics
 from gateway.upstream import UpstreamClosed
 
@@ -81,7 +83,11 @@ async def test_healthz_is_200_while_the_process_lives(engine: KnownEngine) -> No
     """Alive is not ready: it says 200 and the version, also while the engine is down."""
     engine.status["state"] = "failed"
     app = web.Application()
-    setup_health(app, engine, lambda: True)
+
+    async def reasons() -> list[str]:
+        return ["the engine is failed"]
+
+    setup_health(app, engine, reasons)
     client = await serve(app)
     answer = await client.get("/healthz")
     assert answer.status == 200
@@ -93,7 +99,11 @@ async def test_readyz_says_why_not(engine: KnownEngine) -> None:
     """200 only when a request can be served now; else 503 with every reason, and when to ask again."""
     draining = False
     app = web.Application()
-    setup_health(app, engine, lambda: draining)
+
+    async def reasons() -> list[str]:
+        return why_not_ready(engine, draining=draining)
+
+    setup_health(app, engine, reasons)
     client = await serve(app)
     answer = await client.get("/readyz")
     assert (answer.status, await answer.json()) == (200, {"ready": True, "reasons": [], "engine": "ready"})
@@ -111,6 +121,19 @@ async def test_readyz_says_why_not(engine: KnownEngine) -> None:
     engine.status = {"state": "failed", "reason": "5 failures in 10 minutes"}
     answer = await client.get("/readyz")
     assert (await answer.json())["reasons"] == ["the engine is failed (5 failures in 10 minutes)"]
+    await client.close()
+
+
+async def test_the_admin_listener_tells_it_too(tmp_path: Path) -> None:
+    """Also of a process that serves alone."""
+    gateway = Gateway(Config(state_dir=tmp_path, engine=EngineTarget(url="http://127.0.0.1:1")))
+    client = await serve(gateway.admin_app)
+    assert (await client.get("/healthz")).status == 200
+    answer = await client.get("/readyz")
+    assert (answer.status, await answer.json()) == (
+        503,
+        {"ready": False, "reasons": ["the engine is unknown"], "engine": "unknown"},
+    )
     await client.close()
 
 
