@@ -1,5 +1,6 @@
 """`/api/chats` and `/api/search`: the history."""
 
+import re
 import time
 from typing import Any
 
@@ -22,6 +23,7 @@ from gateway.store.search import query_of
 LONGEST_TITLE = 200
 MOST_CHARACTERS = 4 * 1024 * 1024  # of a page of messages
 LONGEST_QUERY = 200
+_CURSOR = re.compile(r"(\d{1,12}(?:\.\d{1,20})?(?:e-\d{1,3})?)_(\d{1,18})", re.ASCII)  # time, row
 
 
 class ChatForm(msgspec.Struct, forbid_unknown_fields=True):
@@ -190,8 +192,7 @@ def _after(request: web.Request) -> tuple[float, int] | None:
     text = request.query.get("cursor")
     if text is None:
         return None
-    at, _, last = text.partition("_")
-    try:
-        return float(at), int(last)
-    except ValueError:
-        raise BadRequest("`cursor` must be what an earlier answer named.", param="cursor") from None
+    found = _CURSOR.fullmatch(text)
+    if found is None:
+        raise BadRequest("`cursor` must be what an earlier answer named.", param="cursor")
+    return float(found[1]), int(found[2])
