@@ -5,10 +5,14 @@ request needs a preflight that nobody answers), `Sec-Fetch-Site`, `Origin`.
 Source: https://cheatsheetseries.owasp.org/cheatsheets/Cross-Site_Request_Forgery_Prevention_Cheat_Sheet.html
 """
 
+import re
+
 from aiohttp import web
 
+from gateway.config import AuthSettings
 from gateway.errors import Forbidden, UnsupportedMedia
 
+_LOOPBACK = re.compile(r"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?", re.IGNORECASE | re.ASCII)
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -37,12 +41,19 @@ def require_own_page(request: web.Request, *, marks_required: bool = True) -> No
         raise Forbidden("This request did not come from this site's own page.", code="cross_site_request")
 
 
-def require_own_origin(request: web.Request, public_url: str | None) -> None:
-    """Forbidden unless `Origin` is this site: for WebSockets, which no other rule of browsers protects.
+def require_own_origin(request: web.Request, auth: AuthSettings) -> None:
+    """Forbidden unless the one `Origin` is this site: for WebSockets, which no other rule of browsers protects.
 
-    `public_url` is where browsers reach it, if that is configured; else it is told from `Host`.
+    `auth.public_url` is where browsers reach it, if that is configured; else it is told from `Host`. A page of plain
+    http, which whoever sits on the line can make, counts only where the cookie goes over http, too: where that is
+    configured, and on loopback, where browsers take http for secure (https://w3c.github.io/webappsec-secure-contexts/).
     """
-    origin = request.headers.get("Origin")
-    own = {public_url} if public_url else {f"{request.scheme}://{request.host}", f"https://{request.host}"}
-    if origin is None or origin not in own:
+    origins = request.headers.getall("Origin", ())
+    if auth.public_url:
+        own = {auth.public_url}
+    else:
+        own = {f"https://{request.host}"}
+        if auth.cookie_over_http or _LOOPBACK.fullmatch(request.host):
+            own.add(f"http://{request.host}")
+    if len(origins) != 1 or origins[0] not in own:
         raise Forbidden("This request did not come from this site's own page.", code="cross_site_request")

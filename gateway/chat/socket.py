@@ -15,6 +15,7 @@ import msgspec
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from gateway.auth.csrf import require_own_origin
+from gateway.chat.handshake import require_handshake
 from gateway.chat.hub import Hub, Mailbox
 from gateway.chat.member import Members, chats_needed
 from gateway.chat.replay import Replay
@@ -61,12 +62,13 @@ class Tabs:
 
     def add_to(self, app: web.Application) -> None:
         """Register the route."""
-        app.router.add_get("/api/ws", self.connect)
+        app.router.add_get("/api/ws", self.connect, allow_head=False)
 
     async def connect(self, request: web.Request) -> web.StreamResponse:
         """Serve a tab until it leaves."""
-        require_own_origin(request, self._config.auth.public_url)
+        require_own_origin(request, self._config.auth)
         owner = (await self._members.caller(request)).subject
+        require_handshake(request)
         with chats_needed():
             going = await self._going(owner)
         socket = web.WebSocketResponse(heartbeat=PING_SECONDS, max_msg_size=MOST_BYTES, compress=False)

@@ -16,7 +16,7 @@ from tests.support.engines import MODEL
 from tests.support.wire import Answer, Wire
 
 FILES = (
-    "framing", "request_line", "paths", "headers", "credentials", "cookies", "json_bodies", "fields", "media",
+    "framing", "request_line", "paths", "headers", "credentials", "cookies", "chat", "websocket", "json_bodies", "fields", "media",
 )  # fmt: skip
 CASES: list[Case] = [each for name in FILES for each in import_module(f"tests.edge.corpus.{name}").CASES]
 OURS = {"host", "user-agent", "x-request-id", "content-length", "content-type", "accept-encoding", "authorization"}
@@ -40,8 +40,11 @@ async def test_case(world: World, case: Case, behind_nginx: bool) -> None:
         answers = [await wire.answer(bodiless=case.bodiless and i == 0) for i in range(max(1, len(statuses)))]
         got = tuple(each.status for each in answers if each is not None)
         assert got == statuses, [each.body[:300] for each in answers if each is not None]
-        extra = await out_of_step(wire)
-        assert extra is None, f"an answer too many, or to another request: {extra}"
+        if got[-1:] == (101,):
+            assert b"HTTP/" not in await farewell(wire), "an answer in a WebSocket"
+        else:
+            extra = await out_of_step(wire)
+            assert extra is None, f"an answer too many, or to another request: {extra}"
     finally:
         wire.abort()
     for each in answers:
@@ -86,6 +89,12 @@ async def out_of_step(wire: Wire) -> Answer | None:
     wire.send(f"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: {MARK}\r\n\r\n".encode())
     answer = await wire.answer()
     return answer if answer is not None and answer.fields.get("x-request-id") != MARK else None
+
+
+async def farewell(wire: Wire) -> bytes:
+    """Close a WebSocket; all that comes over it until the other side has closed it, too."""
+    wire.send(b"\x88\x82" + bytes(4) + (1000).to_bytes(2))  # masked, with zeros (RFC 6455, section 5.2)
+    return await wire.rest()
 
 
 def check_error(answer: Answer, code: str) -> None:

@@ -81,12 +81,17 @@ class Wire(asyncio.Protocol):
             lines = head.decode("latin-1").split("\r\n")
             status = int(lines[0].split(" ")[1])
             fields = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}
-            if status >= 200:
+            if status >= 200 or status == 101:
                 break
             self.received = bytearray(rest)
         del self.received[: len(head) + 4]
-        body = b"" if bodiless or status in {204, 304} else await self._body(fields)
+        body = b"" if bodiless or status in {101, 204, 304} else await self._body(fields)
         return Answer(status, fields, body)
+
+    async def rest(self) -> bytes:
+        """All that comes until the other side closes."""
+        await self._until(lambda: False)
+        return bytes(self.received)
 
     async def _body(self, fields: dict[str, str]) -> bytes:
         if fields.get("transfer-encoding") == "chunked":
