@@ -9,7 +9,7 @@ PYTEST := $(BIN)/pytest
 ARGS ?=
 # tests wait more than they compute: one more process than this machine has cores
 JOBS ?= $(shell expr $$(nproc) + 1)
-PARALLEL := -n $(JOBS) --dist loadgroup --no-loadscope-reorder
+PARALLEL := -n $(JOBS) --dist loadscope --no-loadscope-reorder
 
 .PHONY: run run-real test test-fast check format lock dashboards sbom audit clean
 

@@ -3,9 +3,11 @@
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.support.deaths import pytest_terminal_summary
 
@@ -15,14 +17,19 @@ settings.load_profile("gatehouse")
 
 __all__ = ["pytest_terminal_summary"]
 
-ENGINE = Path(__file__).parent / "engine"
+ENGINE = "tests/engine/"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where tests run in several processes, a file stays whole, and so do all tests of the one real engine."""
-    for item in items:
-        group = "engine" if ENGINE in item.path.parents else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
+class _Scheduling(LoadScopeScheduling):
+    """Which tests stay together where they run in several processes."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return ENGINE if nodeid.startswith(ENGINE) else nodeid.partition("::")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """A file stays whole, and so do all tests of the one real engine."""
+    return _Scheduling(config, log)
 
 
 @pytest.fixture
