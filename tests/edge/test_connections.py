@@ -163,14 +163,16 @@ async def test_connections_from_one_address_are_bounded(gate: RunningGateway) ->
     await counted(gate, "address_limit")
 
 
-async def test_who_only_waits_makes_room(gate: RunningGateway) -> None:
+async def test_who_only_waits_makes_room(engine: ScriptedEngine, tmp_path: Path) -> None:
     """When all connections are taken, one that has sent no request is closed for the newcomer, who is served."""
-    peers = [await connect(gate, f"127.0.0.{10 + i}") for i in range(25)]
-    async with gate.http.get(gate.url + "/healthz") as answer:
-        assert answer.status == 200
-    await counted(gate, "evicted", 5)
-    for _, writer in peers:
-        writer.close()
+    limits = {"head_seconds": 600, "max_connections": 20}  # nobody is ended for being slow meanwhile
+    async with gateway(engine.url, tmp_path, gateway=limits) as gate:
+        peers = [await connect(gate, f"127.0.0.{10 + i}") for i in range(25)]
+        async with gate.http.get(gate.url + "/healthz") as answer:
+            assert answer.status == 200
+        await counted(gate, "evicted", 5)
+        for _, writer in peers:
+            writer.close()
 
 
 @pytest.mark.parametrize("whole", [True, False])
