@@ -104,7 +104,7 @@ async def test_closed_refuses_in_the_apis_own_shape(engine: Simulator, server: R
 
 
 @pytest.mark.parametrize("plan", [
-    {"requests_per_minute": 300, "request_burst": 3},
+    {"requests_per_minute": 60, "request_burst": 3},
     {"tokens_per_minute": 60_000, "concurrent_requests": 1},
 ])  # fmt: skip
 async def test_the_openai_client_rides_through_a_storm(
@@ -114,15 +114,15 @@ async def test_the_openai_client_rides_through_a_storm(
     async with gateway(engine.url, tmp_path, **sections(server, plan)) as gate:
         client = openai.AsyncOpenAI(base_url=gate.url + "/v1", api_key=gate.token("alice"))
         async with client:
-            for _ in range(12):
+            for _ in range(8):
                 answer = await client.chat.completions.create(
                     model=MODEL, messages=[{"role": "user", "content": "hello"}], max_tokens=4
                 )
                 assert answer.usage is not None
-        await gate.logged(12, status=200)
+        await gate.logged(8, status=200)
         refused = [line for line in gate.log_lines() if line["status"] == 429]
         if "requests_per_minute" in plan:
-            assert len(refused) >= 3
+            assert len(refused) >= 1  # one a second is let through: five of eight come too early where nothing is slow
 
 
 @pytest.mark.parametrize("budget", ["tokens_per_day", "tokens_per_month"])
