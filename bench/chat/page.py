@@ -44,7 +44,8 @@ async def stream(page: ChatPage, backend: Backend, kilobytes: int) -> None:
             await asyncio.sleep(0.2)
     longest = [round(task) for task in sorted(tasks)[-5:]]
     print(f"{kilobytes} KB at {RATE} tokens/s, {typed} keys typed: the longest tasks at CPU÷4 {longest} ms")
-    print(f"keys handled in 16 ms or more: {len(await page.page.evaluate('() => window.keys'))}")
+    keys = sorted(await page.page.evaluate("() => window.keys")) or [0]
+    print(f"handling a key: median {keys[len(keys) // 2]:.1f} ms, the slowest {keys[-1]:.1f} ms (by the clock)")
 
 
 async def remember(page: ChatPage, backend: Backend, answers: int) -> None:

@@ -3,6 +3,7 @@
 import { DOMPurify } from "../vendor/core.js";
 
 const LONGEST_CODE = 10_000; // characters; a longer listing would hold the page up, and stays plain
+const MS_A_BLOCK = 8;
 const FORMULA = { throwOnError: true, trust: false, strict: "ignore", maxExpand: 500, maxSize: 20 };
 const SPANS = { RETURN_DOM_FRAGMENT: true, ALLOWED_TAGS: ["span"], ALLOWED_ATTR: ["class"], ALLOW_ARIA_ATTR: false, ALLOW_DATA_ATTR: false };
 
@@ -57,26 +58,29 @@ export function harvest(nodes) {
   return drawn;
 }
 
-const waiting = [];
+let waiting = [];
+let working = false;
 
-/** Colour the code blocks in `nodes`, one at a time, while the page has nothing better to do. */
+/** Colour the code blocks in `nodes`, one after the other, while the page has nothing better to do. */
 export function colour(nodes) {
-  const blocks = nodes.flatMap((node) => [...node.querySelectorAll('pre > code[class^="language-"]')]);
-  if (blocks.length === 0) return;
-  waiting.push(...blocks);
-  if (waiting.length === blocks.length) whenIdle(colourNext);
+  waiting.push(...nodes.flatMap((node) => [...node.querySelectorAll('pre > code[class^="language-"]')]));
+  if (working || waiting.length === 0) return;
+  working = true;
+  whenIdle(colourSome);
 }
 
-async function colourNext() {
+async function colourSome(deadline) {
   loadingHighlight ??= import("../vendor/highlight.js");
   const { highlight } = await loadingHighlight;
-  const block = waiting.shift();
-  const text = block.textContent;
-  if (block.isConnected && text.length <= LONGEST_CODE) {
-    const markup = highlight(text, block.className.slice("language-".length));
+  waiting = waiting.filter((block) => block.isConnected); // the reader may have gone to another chat
+  do {
+    const block = waiting.shift();
+    const text = block?.textContent ?? "";
+    const markup = text !== "" && text.length <= LONGEST_CODE ? highlight(text, block.className.slice("language-".length)) : null;
     if (markup !== null) block.replaceChildren(DOMPurify.sanitize(markup, SPANS));
-  }
-  if (waiting.length > 0) whenIdle(colourNext);
+  } while (waiting.length > 0 && deadline?.timeRemaining() > MS_A_BLOCK);
+  working = waiting.length > 0;
+  if (working) whenIdle(colourSome);
 }
 
 const whenIdle = (work) => (window.requestIdleCallback ? requestIdleCallback(work, { timeout: 2000 }) : setTimeout(work, 50));
