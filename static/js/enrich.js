@@ -3,7 +3,6 @@
 import { DOMPurify } from "../vendor/core.js";
 
 const LONGEST_CODE = 10_000; // characters; a longer listing would hold the page up, and stays plain
-const MS_A_BLOCK = 8;
 const FORMULA = { throwOnError: true, trust: false, strict: "ignore", maxExpand: 500, maxSize: 20 };
 const SPANS = { RETURN_DOM_FRAGMENT: true, ALLOWED_TAGS: ["span"], ALLOWED_ATTR: ["class"], ALLOW_ARIA_ATTR: false, ALLOW_DATA_ATTR: false };
 
@@ -66,21 +65,19 @@ export function colour(nodes) {
   waiting.push(...nodes.flatMap((node) => [...node.querySelectorAll('pre > code[class^="language-"]')]));
   if (working || waiting.length === 0) return;
   working = true;
-  whenIdle(colourSome);
+  whenIdle(colourNext);
 }
 
-async function colourSome(deadline) {
+async function colourNext() {
   loadingHighlight ??= import("../vendor/highlight.js");
   const { highlight } = await loadingHighlight;
   waiting = waiting.filter((block) => block.isConnected); // the reader may have gone to another chat
-  do {
-    const block = waiting.shift();
-    const text = block?.textContent ?? "";
-    const markup = text !== "" && text.length <= LONGEST_CODE ? highlight(text, block.className.slice("language-".length)) : null;
-    if (markup !== null) block.replaceChildren(DOMPurify.sanitize(markup, SPANS));
-  } while (waiting.length > 0 && deadline?.timeRemaining() > MS_A_BLOCK);
+  const block = waiting.shift();
+  const text = block?.textContent ?? "";
+  const markup = text !== "" && text.length <= LONGEST_CODE ? highlight(text, block.className.slice("language-".length)) : null;
+  if (markup !== null) block.replaceChildren(DOMPurify.sanitize(markup, SPANS));
   working = waiting.length > 0;
-  if (working) whenIdle(colourSome);
+  if (working) whenIdle(colourNext);
 }
 
 const whenIdle = (work) => (window.requestIdleCallback ? requestIdleCallback(work, { timeout: 2000 }) : setTimeout(work, 50));
