@@ -157,7 +157,7 @@ async def test_a_long_conversation_opens_at_its_end(page: ChatPage, backend: Bac
         }"""
     )
     print(f"scrolled up in {len(jumps)} steps; the largest jump of what was read: {max(jumps):.0f} px")
-    await expect(page.page.locator("article.message")).to_have_count(LONG)
+    await expect(page.page.locator("article.message")).to_have_count(LONG, timeout=30_000)
     assert max(jumps) <= MAX_JUMP_PX
 
 

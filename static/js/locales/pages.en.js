@@ -132,5 +132,5 @@ export default {
   "usage.title": "Usage and limits",
   "usage.today": "Today: {used} of {limit} tokens used",
   "usage.today.free": "Today: {used} tokens",
-  "usage.total": "In {n} days: requests {requests}, tokens {tokens}",
+  "usage.total": "{requests} requests, {tokens} tokens in {n} days",
 };
