@@ -74,15 +74,15 @@ async def test_a_killed_worker_takes_its_own_streams_only(engine: Simulator, red
     plan = {"plans": {"service": {"concurrent_requests": 16, "requests_per_minute": None, "tokens_per_minute": None}}}
     async with workers(engine.url, redis.url, **plan, limits={"lease_seconds": 2}) as gate:
         await engine.knobs(tps=100)
-        streams = [asyncio.create_task(stream(gate, 1 + number % 2, max_tokens=400)) for number in range(16)]
+        streams = [asyncio.create_task(stream(gate, 1 + number % 2, max_tokens=2000)) for number in range(16)]
         await engine.until(RUNNING, 16)
         await gate.kill(1)
+        await engine.knobs(tps=5000)  # let the others end
         ended = [(await each)[0] for each in streams]
         assert ended == [False, True] * 8
         await engine.until(RUNNING, 0)
 
         async def free() -> bool:
-            await engine.knobs(tps=2000)
             return all(await asyncio.gather(*(_accepted(gate, 1 + number % 2) for number in range(16))))
 
         await eventually(free, "16 requests at once are admitted again")
@@ -141,7 +141,7 @@ async def test_replacing_all_workers_loses_nothing(engine: Simulator, redis: Red
     async with workers(engine.url, redis.url, gateway={"drain_seconds": 2}) as gate:
         before = await gate.pids()
         await engine.knobs(tps=100)
-        long = [asyncio.create_task(stream(gate, 1 + number % 2, max_tokens=800)) for number in range(6)]
+        long = [asyncio.create_task(stream(gate, 1 + number % 2, max_tokens=8000)) for number in range(6)]
         await engine.until(RUNNING, 6)
         stop, answers = asyncio.Event(), Counter[str]()
 
@@ -170,6 +170,7 @@ async def test_replacing_all_workers_loses_nothing(engine: Simulator, redis: Red
         before = await gate.pids()
         gate.process.send_signal(signal.SIGUSR2)
         await eventually(replaced, "all workers are replaced again")
+        await engine.knobs(tps=5000)  # let the long ones end
         stop.set()
         await asyncio.gather(*clients)
         assert all(well for well, _ in await asyncio.gather(*long))
