@@ -1,7 +1,6 @@
 """What the gateway's half needs of the machine: each function examines one thing and changes nothing."""
 
 import asyncio
-import json
 import os
 import stat
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from gatehouse.context import ENGINE_SOCKET, Context
 from gatehouse.settings import Sections
 from gateway.auth.keys import KeyFileError, key_file, read_secret_file
 from gateway.config import Config, EngineTarget
-from gateway.listening import STATE_FILE
+from gateway.listening import whereabouts
 from gateway.store import Store, StoreError, database_address
 from gateway.tracing import TracingUnavailableError, require_sdk
 from launcher import host
@@ -22,7 +21,7 @@ from launcher.status import socket_path_trouble
 
 _FULL_BYTES = 100_000_000  # database, record and engine log have nowhere to go
 _SCARCE_BYTES = 1_000_000_000
-_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 def read_only_config(context: Context) -> Config:
@@ -53,7 +52,7 @@ def state_directory(folder: Path) -> Iterator[Finding]:
         yield note(subject, f"the disk of {above} has {free >> 20} MiB free", "make room: the record grows")
     if not folder.exists():
         yield Finding(subject, f"{folder} is made at the first start; {free / 1e9:.0f} GB are free")
-    elif mode := folder.stat().st_mode & _OTHERS:
+    elif mode := folder.stat().st_mode & OTHERS:
         yield problem(subject, f"others may enter {folder} (mode {mode:03o} for them)", f"run chmod 700 {folder}")
     else:
         yield Finding(subject, f"{folder}, {free / 1e9:.0f} GB free")
@@ -62,7 +61,7 @@ def state_directory(folder: Path) -> Iterator[Finding]:
 def listeners(config: Config) -> Iterator[Finding]:
     """Whether the gateway's two ports are free, or its own."""
     settings = config.gateway
-    ours = _own_gateway(config.state_dir / STATE_FILE)
+    ours = _own_gateway(config.state_dir)
     for key, address, port in (
         ("gateway.port", settings.host, settings.port),
         ("gateway.admin_port", settings.admin_host, settings.admin_port),
@@ -137,15 +136,12 @@ async def _pending(store: Store) -> list[str]:
 
 
 def _private(subject: str, path: Path) -> Finding:
-    if path.stat().st_mode & _OTHERS:
+    if path.stat().st_mode & OTHERS:
         return problem(subject, f"others may read or change {path}", f"run chmod 600 {path}")
     return Finding(subject, f"{path}, private")
 
 
-def _own_gateway(file: Path) -> int | None:
+def _own_gateway(state_dir: Path) -> int | None:
     """The pid of the gateway that says it serves this state directory; the caller compares it with who listens."""
-    try:
-        pid = int(json.loads(file.read_text("utf-8"))["pid"])
-        return pid if psutil.pid_exists(pid) else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    pid, _ = whereabouts(state_dir) or (0, None)
+    return pid if pid and psutil.pid_exists(pid) else None

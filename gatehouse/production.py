@@ -15,12 +15,12 @@ from urllib.parse import parse_qsl, urlsplit
 import psutil
 from pydantic import BaseModel
 
+from gatehouse.checks import OTHERS
 from gatehouse.settings import Sections
-from gateway.auth.keys import KeyFileError, read_secret_file
+from gateway.auth.keys import KeyFileError, key_file, read_secret_file
 from gateway.config import Config
 from launcher.findings import Finding, note, problem
 
-_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 _WIDEST: Final = 256  # addresses of one trusted network: more is no list of proxies
 _MIN_KEY_CHARACTERS: Final = 12  # distinct ones: random bytes have them, in hex and base64, too
 _GUESSABLE: Final = ("change", "secret", "password", "example", "gatehouse", "default", "123456")
@@ -47,7 +47,7 @@ def production(settings: Sections, config: Config, config_file: Path | None, lau
 
 def _keys(config: Config) -> Iterator[Finding]:
     """Keys that sign tokens: a weak one makes everybody anybody. Those that are not made yet will be strong."""
-    paths = [config.auth.secret_file or config.state_dir / "jwt.key", *config.auth.previous_secret_files]
+    paths = [key_file(config), *config.auth.previous_secret_files]
     for path in paths:
         if config.auth.secret_file is None and not path.exists():
             continue
@@ -70,12 +70,12 @@ def _new_key(path: Path) -> str:
 def _files(settings: Sections, config: Config, config_file: Path | None) -> Iterator[Finding]:
     """Files with secrets or with people's doings that others on this machine may read or change."""
     for name, path in _secret_files(settings):
-        if path.exists() and path.stat().st_mode & _OTHERS:
+        if path.exists() and path.stat().st_mode & OTHERS:
             yield _mode(name, path, "0600")
     for name in ("engine.key", "gatehouse.db", "requests.jsonl", "engine.log"):
         path = config.state_dir / name
         # a folder that nobody else may enter keeps what is in it
-        if path.exists() and path.stat().st_mode & _OTHERS and config.state_dir.stat().st_mode & _OTHERS:
+        if path.exists() and path.stat().st_mode & OTHERS and config.state_dir.stat().st_mode & OTHERS:
             yield _mode(name, path, "0600")
     if config_file is not None and config_file.exists():
         mode = config_file.stat().st_mode

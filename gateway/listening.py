@@ -134,3 +134,12 @@ def state_file(state_dir: Path, listening: Listening) -> Iterator[None]:
         yield
     finally:
         file.unlink(missing_ok=True)
+
+
+def whereabouts(state_dir: Path) -> tuple[int, Listening] | None:
+    """The process (a pid) that says it serves this state directory, and where it listens; None: nobody says so."""
+    try:
+        said = json.loads((state_dir / STATE_FILE).read_text("utf-8"))
+        return int(said["pid"]), Listening(said["url"], said["admin_url"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -17,7 +17,7 @@ from gatehouse.bench.workload import Workload
 from gatehouse.context import Context
 from gateway.auth.keys import load_keys
 from gateway.auth.tokens import issue_token
-from gateway.listening import STATE_FILE
+from gateway.listening import whereabouts
 
 _TOKEN_SECONDS = 86_400.0
 _CALL_SECONDS = 10.0
@@ -158,20 +158,20 @@ def _given(urls: tuple[str, ...], keys: tuple[str, ...]) -> list[Target]:
 def _own(context: Context, plan: str | None, *, direct: bool) -> list[Target]:
     """The gateway that runs on this state directory, and before it its engine."""
     config = context.gateway_config()
-    try:
-        listening = json.loads((config.state_dir / STATE_FILE).read_text("utf-8"))
-    except (OSError, ValueError):
+    found = whereabouts(config.state_dir)
+    if found is None:
         raise click.ClickException(
             f"no gateway runs on {config.state_dir}: start it with `gatehouse up`, or give a URL"
-        ) from None
+        )
+    _, listening = found
     if plan is not None and plan not in config.plans:
         raise click.BadParameter(f"{plan!r} is none of the plans: {', '.join(config.plans)}", param_hint="--plan")
     key = load_keys(config).signing
     token, _ = issue_token(key, config.auth, subject="bench", plan=plan, ttl_seconds=_TOKEN_SECONDS)
-    targets = [Target("gateway", listening["url"], token)]
+    targets = [Target("gateway", listening.url, token)]
     if direct:
         try:
-            status = listening["admin_url"] + "/engine/status"
+            status = listening.admin_url + "/engine/status"
             with urllib.request.urlopen(status, timeout=_CALL_SECONDS) as answer:  # noqa: S310 - our own listener
                 engine = json.load(answer)["url"]
         except (OSError, ValueError) as error:

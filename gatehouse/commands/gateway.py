@@ -12,7 +12,7 @@ from gatehouse.context import Context
 from gatehouse.life import CannotStart, Life
 from gatehouse.parenthood import die_with_parent
 from gatehouse.settings import ConfigError
-from gateway.listening import STATE_FILE
+from gateway.listening import whereabouts
 from gateway.logs import process_log
 
 _CALL_SECONDS = 5.0
@@ -62,16 +62,25 @@ def gateway(
 @click.pass_obj
 def restart(context: Context) -> None:
     """Replace the workers one after another, without losing a request; the new ones read the configuration anew."""
-    file = context.state_path / STATE_FILE
+    found = whereabouts(context.state_path)
     try:
-        admin_url = json.loads(file.read_text("utf-8"))["admin_url"]
-        request = urllib.request.Request(f"{admin_url}/workers/restart", method="POST")  # noqa: S310 - our own file's
-        with urllib.request.urlopen(request, timeout=_CALL_SECONDS):  # noqa: S310
-            pass
+        answered = found is not None and _ask_to_replace(found[1].admin_url)
     except urllib.error.HTTPError as error:
         click.echo(f"gatehouse gateway: {json.load(error)['error']['message']}", err=True)
         sys.exit(1)
-    except (OSError, ValueError, KeyError):
+    if not answered:
         click.echo(f"gatehouse gateway: no gateway runs on {context.state_path}", err=True)
         sys.exit(3)
     click.echo("The workers are replaced one after another.", err=True)
+
+
+def _ask_to_replace(admin_url: str) -> bool:
+    """Whether a gateway answers there; raises HTTPError when it refuses."""
+    request = urllib.request.Request(f"{admin_url}/workers/restart", method="POST")  # noqa: S310 - our own listener
+    try:
+        with urllib.request.urlopen(request, timeout=_CALL_SECONDS):  # noqa: S310
+            return True
+    except urllib.error.HTTPError:
+        raise
+    except OSError:
+        return False

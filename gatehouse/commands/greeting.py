@@ -5,33 +5,34 @@ import contextlib
 import json
 from pathlib import Path
 
+import psutil
+
 from gatehouse.commands.identity import ensure_demo_user, issue_demo_token
 from gatehouse.context import Context
-from gateway.listening import STATE_FILE
+from gateway.listening import Listening, whereabouts
 
 POLL_SECONDS = 0.05
 
 
-async def gateway_of(parent: int, state_dir: Path) -> dict[str, str]:
-    """Wait until the gateway that `parent` (a pid) started has said where it listens: `url`, `admin_url`."""
-    while (where := _where(parent, state_dir / STATE_FILE)) is None:  # noqa: ASYNC110 - another process writes it
+async def gateway_of(parent: int, state_dir: Path) -> Listening:
+    """Wait until the gateway that `parent` (a pid) started has said where it listens."""
+    while (where := _where(parent, state_dir)) is None:  # noqa: ASYNC110 - another process writes it
         await asyncio.sleep(POLL_SECONDS)
     return where
 
 
-def _where(parent: int, file: Path) -> dict[str, str] | None:
-    """Read the gateway's file, unless it was left by another gateway."""
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        where = json.loads(file.read_text("utf-8"))
-        stat = Path(f"/proc/{where['pid']}/stat").read_text("ascii", "replace")
-        if int(stat.rpartition(")")[2].split()[1]) == parent:
-            return {"url": where["url"], "admin_url": where["admin_url"]}
+def _where(parent: int, state_dir: Path) -> Listening | None:
+    """What the gateway says, unless it was said by another gateway."""
+    pid, listening = whereabouts(state_dir) or (0, None)
+    with contextlib.suppress(psutil.Error):
+        if pid and psutil.Process(pid).ppid() == parent:
+            return listening
     return None
 
 
-async def greeting(context: Context, where: dict[str, str]) -> str:
+async def greeting(context: Context, where: Listening) -> str:
     """Make the text; in a demo with a fresh password for the user `demo` and a ready-made token."""
-    url, metrics = where["url"], f"{where['admin_url']}/metrics"
+    url, metrics = where.url, f"{where.admin_url}/metrics"
     if not context.demo:
         return "\n".join(
             (

@@ -2,7 +2,6 @@
 
 import contextlib
 import http.client
-import json
 import sys
 import time
 
@@ -10,6 +9,7 @@ import click
 
 from gatehouse.commands.logs import LogContext, record_path
 from gatehouse.record import Line, Record, is_request
+from gateway.listening import whereabouts
 
 _ERRORS = 5
 
@@ -50,12 +50,12 @@ def top(context: LogContext, url: str | None, every: float, *, once: bool) -> No
 
 
 def _admin_url(context: LogContext) -> str:
-    file = context.state_path / "gateway.json"
-    try:
-        return str(json.loads(file.read_text("utf-8"))["admin_url"])
-    except (OSError, ValueError, KeyError):
+    found = whereabouts(context.state_path)
+    if found is None:
         click.echo(f"gatehouse top: no gateway runs on {context.state_path}; or say --url", err=True)
         sys.exit(3)
+    _, listening = found
+    return listening.admin_url
 
 
 def _errors(context: LogContext) -> list[Line]:

@@ -16,7 +16,6 @@ from gatehouse.commands.greeting import gateway_of, greeting
 from gatehouse.context import Context
 from gatehouse.parenthood import PARENT
 from gatehouse.private_redis import PrivateRedis
-from gateway.auth.keys import KeyFileError, load_keys
 from launcher.config import EngineSettings
 from launcher.preflight import preflight
 from launcher.service import Launcher
@@ -182,15 +181,6 @@ class _Up:
 
 def _engine_problems(settings: EngineSettings) -> list[str]:
     return [f"{problem.what}; {problem.remedy}" for problem in preflight(settings)]
-
-
-def _key_problems(context: Context) -> list[str]:
-    """Read the signing key (the first start makes it)."""
-    try:
-        load_keys(context.gateway_config())
-    except KeyFileError as error:
-        return [str(error)]
-    return []
 
 
 def _taken_ports(context: Context, port: int | None, admin_port: int | None) -> list[str]:
