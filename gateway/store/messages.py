@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.store import schema, search
 from gateway.store.chat_rows import Chat, Ending, Hit, Message, NewMessage, Role, Status
-from gateway.store.chats import TooMany, chats_where, one_chat
+from gateway.store.chats import TooMany, chats_where
 from gateway.store.database import Database
 
 _CHATS = schema.chats
@@ -113,20 +113,26 @@ class MessageRows:
         None when there is no such chat; raises TooMany, and Conflict when its `client_id` was there before.
         """
         async with self._database.write() as connection:
-            chat = await _touch(connection, chat_id, owner, head=new[-1].id, updated_at=new[-1].created_at)
-            if chat is None:
+            where = _CHATS.c.id == chat_id, _CHATS.c.owner == owner, _CHATS.c.deleted_at.is_(None)
+            touched = (
+                update(_CHATS)
+                .where(*where)
+                .values(version=_CHATS.c.version + 1, head=new[-1].id, updated_at=new[-1].created_at)
+            )
+            returned = await connection.execute(touched.returning(_CHATS.c.number, _CHATS.c.version, _CHATS.c.title))
+            if (changed := returned.one_or_none()) is None:
                 return None
             count = select(func.count()).where(_MESSAGES.c.chat == chat_id)
             if (await connection.scalar(count) or 0) + len(new) > most:
                 raise TooMany
-            rows = [{**asdict(message), "chat": chat_id, "version": chat.version} for message in new]
+            rows = [{**asdict(message), "chat": chat_id, "version": changed.version} for message in new]
             numbers = [
                 await connection.scalar(insert(_MESSAGES).values(row).returning(_MESSAGES.c.number)) for row in rows
             ]
             messages = [Message(**row, number=number or 0) for row, number in zip(rows, numbers, strict=True)]
-            if not chat.title and title:
+            if not changed.title and title:
                 await connection.execute(update(_CHATS).where(_CHATS.c.id == chat_id).values(title=title))
-                await connection.run_sync(search.index, -chat.number, owner, title)
+                await connection.run_sync(search.index, -changed.number, owner, title)
             for message in messages:
                 if message.status != Status.RUNNING:
                     await connection.run_sync(search.index, message.number, owner, message.content)
@@ -216,14 +222,6 @@ def _messages_with(
     return connection.execute(joined.order_by(_MESSAGES.c.number.desc()).limit(limit)).mappings().all()
 
 
-async def _touch(connection: AsyncConnection, chat_id: str, owner: str, **values: Any) -> Chat | None:
-    """Raise the version of a chat; the chat after that, None when there is none."""
-    changed = update(_CHATS).where(_CHATS.c.id == chat_id, _CHATS.c.owner == owner, _CHATS.c.deleted_at.is_(None))
-    if (await connection.execute(changed.values(version=_CHATS.c.version + 1, **values))).rowcount == 0:
-        return None
-    return await one_chat(connection, owner, chat_id)
-
-
 async def _finish(connection: AsyncConnection, message_id: str, values: dict[str, Any]) -> Chat | None:
     where = select(_MESSAGES.c.chat, _MESSAGES.c.number).where(_MESSAGES.c.id == message_id)
     found = (await connection.execute(where)).one_or_none()
@@ -231,11 +229,10 @@ async def _finish(connection: AsyncConnection, message_id: str, values: dict[str
         return None
     chat_id, number = found
     raised = update(_CHATS).where(_CHATS.c.id == chat_id).values(version=_CHATS.c.version + 1)
-    await connection.execute(raised)
-    (chat,) = await chats_where(connection, _CHATS.c.id == chat_id)
+    owner, version = (await connection.execute(raised.returning(_CHATS.c.owner, _CHATS.c.version))).one()
     ended = update(_MESSAGES).where(_MESSAGES.c.id == message_id)
-    await connection.execute(ended.values(**values, version=chat.version))
-    await connection.run_sync(search.index, number, chat.owner, values["content"])
+    await connection.execute(ended.values(**values, version=version))
+    await connection.run_sync(search.index, number, owner, values["content"])
     (chat,) = await chats_where(connection, _CHATS.c.id == chat_id)
     return chat
 
