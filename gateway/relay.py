@@ -35,6 +35,7 @@ from gateway.routes import Route
 from gateway.shape import Shaped
 from gateway.upstream import Connection, UpstreamClosed, UpstreamTimeout
 from gateway.usage import PlainMeter, StreamMeter
+from gateway.waiting import uncancel
 
 log = logging.getLogger("gatehouse.relay")
 
@@ -105,7 +106,7 @@ class Relay:
             stopped_by = exchange.stopped_by  # by the gateway: its caller may no longer have this answer
             if not isinstance(stopped_by, GatewayError) or delivery.response is None:
                 raise
-            _uncancel()
+            uncancel()
             if exchange.outcome is None:
                 exchange.end(Outcome.REJECTED, stopped_by.code)
                 with contextlib.suppress(TimeoutError):
@@ -342,12 +343,6 @@ class _Stream:
             self.exchange.bodies.streamed(out)
         if out and (self.kept_back or not self.delivery.offer(out, self.fields)):
             self.kept_back += out
-
-
-def _uncancel() -> None:
-    task = asyncio.current_task()
-    assert task is not None  # noqa: S101 - a coroutine that runs has one
-    task.uncancel()
 
 
 def _outcome_of(error: GatewayError) -> Outcome:

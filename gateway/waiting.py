@@ -1,4 +1,4 @@
-"""Waiting for whatever comes first."""
+"""Waiting for whatever comes first, and going on although one was told to end."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -13,3 +13,10 @@ async def first(*waits: Coroutine[Any, Any, Any]) -> None:
     finally:
         for task in tasks:
             task.cancel()
+
+
+def uncancel() -> None:
+    """Take the cancellation of the running task back: whoever caught it has something left to do."""
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - a coroutine that runs has one
+    task.uncancel()

@@ -18,7 +18,7 @@ from gateway.admission import Admission
 from gateway.auth.bodies import answer
 from gateway.auth.users import account_name, revoked_until
 from gateway.chat.member import Members, chats_needed, number
-from gateway.chat.shown import fit
+from gateway.chat.shown import one_line
 from gateway.config import Config
 from gateway.engine import Engine
 from gateway.errors import BadRequest, NotFound
@@ -159,7 +159,7 @@ def _shown(user: User) -> dict[str, Any]:
 
 
 def _name(text: str, field: str) -> str:
-    text = " ".join(fit(text).split())
+    text = one_line(text)
     if not (1 <= len(text) <= LONGEST_NAME and text.isprintable()):
         raise BadRequest(f"`{field}` has 1 to {LONGEST_NAME} visible characters.", param=field)
     return text

@@ -10,17 +10,16 @@ from aiohttp import web
 from gateway.auth.bodies import answer, nothing
 from gateway.chat.hub import Hub
 from gateway.chat.ids import chat_id
-from gateway.chat.member import Members, chats_needed, cursor, no_chat, number, parameters
+from gateway.chat.member import Members, chats_needed, check_client_id, cursor, no_chat, number, parameters
 from gateway.chat.runs import Runs
 from gateway.chat.settings import ChatSettings
-from gateway.chat.shown import fit, shown_chat, shown_message, snippet
+from gateway.chat.shown import LONGEST_TITLE, one_line, shown_chat, shown_message, snippet
 from gateway.errors import BadRequest, NotFound
 from gateway.store import Store
 from gateway.store.chat_rows import Chat, ChatChange, NewChat
 from gateway.store.chats import TooMany
 from gateway.store.search import query_of
 
-LONGEST_TITLE = 200
 MOST_CHARACTERS = 4 * 1024 * 1024  # of a page of messages
 LONGEST_QUERY = 200
 _CURSOR = re.compile(r"(\d{1,12}(?:\.\d{1,20})?(?:e-\d{1,3})?)_(\d{1,18})", re.ASCII)  # time, row
@@ -81,10 +80,9 @@ class ChatRoutes:
         """A new chat: 201, or 200 with the one that was made with this `client_id`."""
         owner = (await self._members.caller(request)).subject
         form = await self._members.read(request, ChatForm)
-        if form.client_id is not None and not 1 <= len(form.client_id) <= 64:
-            raise BadRequest("`client_id` has 1 to 64 characters.", param="client_id")
+        check_client_id(form.client_id)
         title = title_fit(form.title) if form.title else ""
-        params = parameters(form.params).model_dump(mode="json", exclude_none=True)
+        params = parameters(form.params).said()
         now, most = time.time(), self._settings.max_chats
         new = NewChat(chat_id(), title, False, False, now, now, None, params)
         with chats_needed():
@@ -122,7 +120,7 @@ class ChatRoutes:
             pinned=form.pinned,
             archived=form.archived,
             head=form.head,
-            params=None if form.params is None else parameters(form.params).model_dump(mode="json", exclude_none=True),
+            params=None if form.params is None else parameters(form.params).said(),
             restore=form.deleted is False,
         )
         with chats_needed():
@@ -177,7 +175,7 @@ class ChatRoutes:
 
 def title_fit(title: str) -> str:
     """A title in one line; BadRequest when there is nothing left of it, or too much."""
-    title = " ".join(fit(title).split())
+    title = one_line(title)
     if not 1 <= len(title) <= LONGEST_TITLE:
         raise BadRequest(f"A title has 1 to {LONGEST_TITLE} characters.", param="title")
     return title

@@ -59,6 +59,12 @@ def parameters(given: dict[str, Any] | None) -> Parameters:
         raise BadRequest(f"`{name}`: {first['msg']}.", code="value_out_of_range", param=name) from None
 
 
+def check_client_id(client_id: str | None) -> None:
+    """BadRequest for what the page cannot have chosen."""
+    if client_id is not None and not (1 <= len(client_id) <= 64 and client_id.isascii() and client_id.isprintable()):
+        raise BadRequest("`client_id` has 1 to 64 visible characters of ASCII.", param="client_id")
+
+
 def number(request: web.Request, name: str, default: int, most: int) -> int:
     """A whole number from 1 to `most` in the query."""
     text = request.query.get(name)

@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 
+HEARTBEAT_SECONDS = 10.0  # between two signs of life for those who follow
+
 
 class Replay:
     """Frames by number, from 1 on without gaps; `listeners` are called after each new one."""
@@ -21,11 +23,9 @@ class Replay:
         """The number of the last frame."""
         return len(self._frames)
 
-    def add(self, t: str, fields: Mapping[str, Any] = {}, *, last: bool = False) -> bytes:
-        """Keep a frame and tell the listeners; returns it as it is sent."""
-        frame = msgspec.json.encode({"run": self.run_id, "seq": self.seq + 1, "t": t, **fields})
-        self.append(frame, last=last)
-        return frame
+    def add(self, t: str, fields: Mapping[str, Any] = {}, *, last: bool = False) -> None:
+        """Keep a frame and tell the listeners."""
+        self.append(msgspec.json.encode({"run": self.run_id, "seq": self.seq + 1, "t": t, **fields}), last=last)
 
     def append(self, frame: bytes, *, last: bool = False) -> None:
         """Keep a frame that has its number already: the next one."""

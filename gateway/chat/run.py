@@ -58,7 +58,6 @@ class Run:
         self.state = "queued"
         self.task: asyncio.Task[None] | None = None
         self.stopped = False
-        self.save_due = True  # there is text that is not in the database
         self.ended = asyncio.Event()
         self._shaped, self._body = shaped, body
         self._wait_until = time.monotonic() + wait_seconds
@@ -151,7 +150,6 @@ class Run:
             if delta.kind == "c" and self._content_at is None:
                 self._content_at = time.monotonic()
             self._batch.add(delta)
-        self.save_due = self.save_due or bool(deltas)
 
     def fail(self, error: GatewayError, details: dict[str, int] | None = None) -> None:
         """Note why there will be no more."""

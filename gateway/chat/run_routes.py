@@ -12,8 +12,9 @@ from gateway.api import EngineApi
 from gateway.auth.bodies import answer, nothing
 from gateway.chat.hub import Hub
 from gateway.chat.ids import message_id
-from gateway.chat.member import Members, chats_needed, cursor, no_chat, parameters
+from gateway.chat.member import Members, chats_needed, check_client_id, cursor, no_chat, parameters
 from gateway.chat.prompt import body_of, title_of
+from gateway.chat.replay import HEARTBEAT_SECONDS
 from gateway.chat.run import Run
 from gateway.chat.runs import ROUTE, Runs
 from gateway.chat.settings import Parameters
@@ -25,8 +26,8 @@ from gateway.store import Store
 from gateway.store.chat_rows import Chat, Message, NewMessage, Role, Status
 from gateway.store.chats import TooMany
 from gateway.store.database import Conflict
+from gateway.waiting import uncancel
 
-HEARTBEAT_SECONDS = 10.0
 _HEARTBEAT = b'data: {"t":"hb"}\n\n'
 
 
@@ -66,7 +67,7 @@ class RunRoutes:
         principal = await self._members.caller(request)
         form = await self._members.read(request, NewRun)
         owner, chat_id = principal.subject, request.match_info["id"]
-        _check_client_id(form.client_id)
+        check_client_id(form.client_id)
         with chats_needed():
             chat = await self._store.chats.find(owner, chat_id)
             if chat is None:
@@ -143,7 +144,7 @@ class RunRoutes:
             status=Status.RUNNING,
             continues=form.content is None and path[-1].role == Role.ASSISTANT,
             model=self._config.engine.model,
-            params=params.model_dump(mode="json", exclude_none=True),
+            params=params.said(),
             client_id=form.client_id,
             worker=self._runs.worker,
             saved_at=now,
@@ -209,11 +210,9 @@ class RunRoutes:
                 except TimeoutError:
                     await self._write(response, _HEARTBEAT)
         except asyncio.CancelledError:
-            stopped_by = request[EXCHANGE].stopped_by
-            task = asyncio.current_task()
-            if not isinstance(stopped_by, GatewayError) or task is None:
+            if not isinstance(request[EXCHANGE].stopped_by, GatewayError):
                 raise
-            task.uncancel()
+            uncancel()
         except (ConnectionError, TimeoutError):
             pass
         finally:
@@ -228,8 +227,3 @@ class RunRoutes:
 def _begun(chat: Chat, messages: Sequence[Message], status: int) -> web.Response:
     shown = [shown_message(message) for message in messages]
     return answer({"run_id": messages[-1].id, "chat": shown_chat(chat), "messages": shown}, status)
-
-
-def _check_client_id(client_id: str | None) -> None:
-    if client_id is not None and not (1 <= len(client_id) <= 64 and client_id.isascii() and client_id.isprintable()):
-        raise BadRequest("`client_id` has 1 to 64 visible characters of ASCII.", param="client_id")

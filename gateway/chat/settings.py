@@ -32,6 +32,10 @@ class Parameters(Section):
         """These, and where they say nothing those below."""
         return below.model_copy(update=self.model_dump(exclude_none=True))
 
+    def said(self) -> dict[str, Any]:
+        """Those that say something, as they are kept."""
+        return self.model_dump(mode="json", exclude_none=True)
+
 
 class Defaults(Parameters):
     """Parameters of an answer for which nobody chose any."""
@@ -102,10 +106,7 @@ def public(chat: ChatSettings, *, model: str, max_model_len: int, features: dict
         "model": model,
         "defaults": chat.defaults.model_dump(mode="json"),
         "ranges": ranges,
-        "presets": [
-            {**preset.model_dump(mode="json"), "params": preset.params.model_dump(mode="json", exclude_none=True)}
-            for preset in chat.presets
-        ],
+        "presets": [{**preset.model_dump(mode="json"), "params": preset.params.said()} for preset in chat.presets],
         "ui": chat.ui.model_dump(mode="json", by_alias=True),
         "limits": {
             "message_bytes": chat.max_message_bytes,

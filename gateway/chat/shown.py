@@ -6,7 +6,13 @@ from typing import Any
 from gateway.store.chat_rows import Chat, Message
 
 _UNFIT = re.compile(r"[\x00\ud800-\udfff]")  # PostgreSQL keeps no NUL, UTF-8 has no halves of pairs
-_ANSWER = ("model", "params", "usage", "ttft_ms", "tok_s", "queued_ms", "thought_ms")
+LONGEST_TITLE = 200
+ANSWER_FIELDS = ("model", "params", "usage", "ttft_ms", "tok_s", "queued_ms", "thought_ms")
+MESSAGE_FIELDS = (
+    *("id", "parent", "role", "content", "reasoning", "status", "finish", "continues"),
+    *ANSWER_FIELDS,
+    *("created_at", "ended_at"),
+)
 
 
 def shown_chat(chat: Chat) -> dict[str, Any]:
@@ -16,15 +22,18 @@ def shown_chat(chat: Chat) -> dict[str, Any]:
 
 
 def shown_message(message: Message) -> dict[str, Any]:
-    """A message; an error without what only the run's own frame tells."""
-    names = ("id", "parent", "role", "content", "reasoning", "status", "finish", "continues", *_ANSWER)
-    shown = {name: getattr(message, name) for name in (*names, "created_at", "ended_at", "version")}
-    return {**shown, "error": message.error}
+    """A message."""
+    return {name: getattr(message, name) for name in (*MESSAGE_FIELDS, "version", "error")}
 
 
 def fit(text: str) -> str:
     """The text, with a replacement character for each that no database keeps."""
     return _UNFIT.sub("\ufffd", text) if _UNFIT.search(text) else text
+
+
+def one_line(text: str) -> str:
+    """The same in one line, as titles and names are."""
+    return " ".join(fit(text).split())
 
 
 def snippet(text: str, words: str, around: int = 60) -> str:

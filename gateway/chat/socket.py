@@ -18,13 +18,13 @@ from gateway.auth.csrf import require_own_origin
 from gateway.chat.handshake import require_handshake
 from gateway.chat.hub import Hub, Mailbox
 from gateway.chat.member import Members, chats_needed
-from gateway.chat.replay import Replay
+from gateway.chat.replay import HEARTBEAT_SECONDS, Replay
 from gateway.config import Config
 from gateway.context import EXCHANGE, Exchange
 from gateway.errors import Gone, NotFound
 from gateway.store import StoreError
+from gateway.waiting import uncancel
 
-HEARTBEAT_SECONDS = 10.0
 PING_SECONDS = 25.0
 MOST_BYTES = 4096  # of a frame from a tab
 FRAMES_PER_SECOND, BURST = 20.0, 100.0
@@ -143,7 +143,7 @@ class Tab:
         except asyncio.CancelledError:
             if exchange.stopped_by is None:
                 raise
-            _uncancel()  # what the session rested on was revoked
+            uncancel()  # what the session rested on was revoked
             self._close_code = SESSION_OVER
         finally:
             for task in (reading, writing):
@@ -239,9 +239,3 @@ class Tab:
             self._close_code = TOO_SLOW
         except ConnectionError:
             self._close_code = WSCloseCode.GOING_AWAY
-
-
-def _uncancel() -> None:
-    task = asyncio.current_task()
-    if task is not None:
-        task.uncancel()

@@ -9,13 +9,11 @@ import msgspec
 from gateway.chat.ids import chat_id, message_id
 from gateway.chat.member import decode, parameters
 from gateway.chat.settings import ChatSettings
-from gateway.chat.shown import fit
+from gateway.chat.shown import ANSWER_FIELDS, LONGEST_TITLE, MESSAGE_FIELDS, fit, one_line
 from gateway.errors import BadRequest, GatewayError, TooLarge
 from gateway.store.chat_rows import Chat, Message, NewChat, NewMessage, Role, Status
 
 FORMAT, VERSION = "gatehouse-chats", 1
-LONGEST_TITLE = 200
-_KEPT = ("model", "params", "usage", "ttft_ms", "tok_s", "queued_ms", "thought_ms")
 
 _Time = Annotated[float, msgspec.Meta(ge=0, le=1e11)]
 _Figure = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
@@ -64,8 +62,7 @@ class _File(msgspec.Struct):
 def chat_as_json(chat: Chat, messages: Iterable[Message]) -> bytes:
     """One chat of the file."""
     names = ("title", "pinned", "archived", "created_at", "updated_at", "head", "params")
-    told = ("id", "parent", "role", "content", "reasoning", "status", "finish", "continues", *_KEPT)
-    rows = [{name: getattr(message, name) for name in (*told, "created_at", "ended_at")} for message in messages]
+    rows = [{name: getattr(message, name) for name in MESSAGE_FIELDS} for message in messages]
     return msgspec.json.encode({**{name: getattr(chat, name) for name in names}, "messages": rows})
 
 
@@ -125,13 +122,13 @@ def _chat(chat: _FileChat, where: str, settings: ChatSettings) -> NewChat:
     created = min(chat.created_at or now, now)
     return NewChat(
         id=chat_id(),
-        title=" ".join(fit(chat.title).split())[:LONGEST_TITLE],
+        title=one_line(chat.title)[:LONGEST_TITLE],
         pinned=chat.pinned,
         archived=chat.archived,
         created_at=created,
         updated_at=max(created, min(chat.updated_at or now, now)),
         head=ids.get(chat.head or "") or (messages[-1].id if messages else None),
-        params=_params(chat.params),
+        params=parameters(chat.params).said(),
         messages=messages,
     )
 
@@ -144,9 +141,9 @@ def _message(message: _FileMessage, ids: dict[str, str], where: str, settings: C
     if len(content.encode()) + len(reasoning.encode()) > most:
         raise TooLarge(f"{where} has more than {most} bytes.", code="message_too_large")
     running = message.status is Status.RUNNING
-    answer = {name: getattr(message, name) for name in _KEPT} if not question else {}
+    answer = {name: getattr(message, name) for name in ANSWER_FIELDS} if not question else {}
     if answer.get("params") is not None:
-        answer["params"] = _params(message.params or {})
+        answer["params"] = parameters(message.params).said()
     return NewMessage(
         id=ids[message.id],
         parent=None if message.parent is None else ids[message.parent],
@@ -160,10 +157,6 @@ def _message(message: _FileMessage, ids: dict[str, str], where: str, settings: C
         ended_at=None if question else message.ended_at,
         **answer,
     )
-
-
-def _params(given: dict[str, Any]) -> dict[str, Any]:
-    return parameters(given).model_dump(mode="json", exclude_none=True)
 
 
 def _bad(message: str) -> BadRequest:
