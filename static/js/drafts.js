@@ -38,7 +38,7 @@ export function discard(id) {
 }
 
 export function newItem(key, values) {
-  return { id: randomId(), key, at: Date.now(), ...values };
+  return { ...values, id: randomId(), key, at: Date.now() };
 }
 
 /** Chats that are not begun share one draft: their names do not outlive the page. */

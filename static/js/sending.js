@@ -5,7 +5,7 @@ import { compose, discard, loadDraft, newItem, outbox, put, rename, saveDraft, s
 import { askSoon } from "./engine.js";
 import { line } from "./link.js";
 import { watchRuns } from "./conversation.js";
-import { expire, expired, noteQuota, post, user } from "./session.js";
+import { expire, expired, noteQuota, post, randomId, user } from "./session.js";
 import { runParams } from "./settings.js";
 
 const RETRY_MS = 3000;
@@ -50,7 +50,7 @@ function begin(values, leaf) {
 
 /** Try a message that was refused once more, with changes to it. */
 export function sendAgain(item, changes = {}) {
-  put({ ...item, ...changes, id: newItem().id, error: null });
+  put({ ...item, ...changes, id: randomId(), error: null });
   discard(item.id);
   pump();
 }
@@ -120,7 +120,7 @@ function refuse(sent, error) {
 
 /** A limit was reached: the text goes back into the composer, and everything waits. */
 function holdBack(item, error) {
-  const again = newItem(item.key, { ...item, id: undefined, notBefore: undefined });
+  const again = newItem(item.key, { ...item, notBefore: undefined });
   const isQuestion = item.content !== undefined && item.parent === undefined;
   batch(() => {
     restoreView(item);

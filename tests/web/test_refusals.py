@@ -38,6 +38,19 @@ async def test_rate_limited_message_is_sent_by_itself_when_agreed(page: ChatPage
     assert [body["content"] for body in backend.requests] == ["Please", "Please"]
 
 
+async def test_refused_second_answer_is_sent_by_itself_when_agreed(page: ChatPage, backend: Backend) -> None:
+    """What is no text in the composer waits for the end of the countdown, too, and goes out under a name of its own."""
+    await page.enter(NAME, PASSWORD)
+    await page.ask("Hi")
+    await page.answered()
+    backend.script += [Refusal(429, "rate_limit_exceeded", retry_after_ms="3000"), Script(content=["Other words."])]
+    await page.button("Another answer").click()
+    await page.page.get_by_label("Send by itself then").check()
+    await page.says(1, "Other words.")
+    names = [body["client_id"] for body in backend.requests]
+    assert len(set(names)) == 3, names
+
+
 async def test_used_up_quota_is_not_retried(page: ChatPage, backend: Backend) -> None:
     """insufficient_quota has no retry; when it resets and the gateway's sentence are shown."""
     sentence = "The team's tokens of today are used up until 00:00 UTC."
