@@ -1,6 +1,7 @@
 // Drawn formulas and coloured code. This module, and KaTeX or highlight.js behind it, are fetched when an answer
 // first has either; until then, and where something cannot be drawn, the source stands there as it came.
 import { DOMPurify } from "../vendor/core.js";
+import { fetchSheet } from "./session.js";
 
 const LONGEST_CODE = 10_000; // characters; a longer listing would hold the page up, and stays plain
 const FORMULA = { throwOnError: true, trust: false, strict: "ignore", maxExpand: 500, maxSize: 20 };
@@ -9,6 +10,7 @@ const SPANS = { RETURN_DOM_FRAGMENT: true, ALLOWED_TAGS: ["span"], ALLOWED_ATTR:
 let katex = null;
 let loadingKatex = null;
 let loadingHighlight = null;
+let highlight = null;
 
 /** Draw the formulas in `nodes`: at once when KaTeX is there, else when it is. `drawn` is what `harvest` returned. */
 export function drawFormulas(nodes, drawn = new Map()) {
@@ -18,17 +20,15 @@ export function drawFormulas(nodes, drawn = new Map()) {
   loadingKatex ??= loadKatex();
   loadingKatex.then(
     () => formulas.forEach((formula) => formula.isConnected && draw(formula, drawn)),
-    (error) => console.warn("formulas stay as their source", error),
+    (error) => {
+      loadingKatex = null; // the next formula tries again
+      console.warn("formulas stay as their source", error);
+    },
   );
 }
 
 async function loadKatex() {
-  const sheet = document.createElement("link");
-  sheet.rel = "stylesheet";
-  sheet.href = new URL("../vendor/katex.css", import.meta.url);
-  const styled = new Promise((resolve, reject) => Object.assign(sheet, { onload: resolve, onerror: reject }));
-  document.head.append(sheet);
-  const [module] = await Promise.all([import("../vendor/katex.js"), styled]);
+  const [module] = await Promise.all([import("../vendor/katex.js"), fetchSheet("vendor/katex.css")]);
   katex = module.katex;
 }
 
@@ -69,8 +69,14 @@ export function colour(nodes) {
 }
 
 async function colourNext() {
-  loadingHighlight ??= import("../vendor/highlight.js");
-  const { highlight } = await loadingHighlight;
+  try {
+    loadingHighlight ??= Promise.all([import("../vendor/highlight.js"), fetchSheet("css/code.css")]);
+    [{ highlight }] = await loadingHighlight;
+  } catch (error) {
+    console.warn("code stays plain", error);
+    [loadingHighlight, waiting, working] = [null, [], false]; // the next block tries again
+    return;
+  }
   waiting = waiting.filter((block) => block.isConnected); // the reader may have gone to another chat
   const block = waiting.shift();
   const text = block?.textContent ?? "";

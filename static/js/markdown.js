@@ -85,10 +85,16 @@ function decorate(nodes, { settled, drawn }) {
   };
   if (enrich) return work();
   loadingEnrich ??= import("./enrich.js");
-  loadingEnrich.then((module) => {
-    enrich = module;
-    work();
-  }, (error) => console.warn("formulas and code stay plain", error));
+  loadingEnrich.then(
+    (module) => {
+      enrich = module;
+      work();
+    },
+    (error) => {
+      loadingEnrich = null; // the next answer tries again
+      console.warn("formulas and code stay plain", error);
+    },
+  );
 }
 
 /** Draw `text` into `root` at once. */

@@ -64,6 +64,14 @@ function retryAfterMs(headers) {
   return Number.isFinite(wait) ? Math.max(0, wait) : null;
 }
 
+/** A style sheet, by its path below static/, that is not needed at first; resolves when it is in force. */
+export function fetchSheet(path) {
+  return new Promise((resolve, reject) => {
+    const href = new URL(`../${path}`, import.meta.url);
+    document.head.append(Object.assign(document.createElement("link"), { rel: "stylesheet", href, onload: resolve, onerror: reject }));
+  });
+}
+
 /** A name that nobody else makes. randomUUID needs a secure context; a LAN without TLS has none. */
 export function randomId() {
   return Array.from(crypto.getRandomValues(new Uint8Array(12)), (byte) => byte.toString(16).padStart(2, "0")).join("");

@@ -1,7 +1,8 @@
 // Small pieces that several components share.
 import { html, signal, useEffect, useRef, useSignal } from "../../vendor/core.js";
 import { LANGUAGES, has, language, needTexts, t } from "../i18n.js";
-import { change, config } from "../settings.js";
+import { fetchSheet } from "../session.js";
+import { change, config, settings } from "../settings.js";
 
 const TOAST_MS = 8000;
 
@@ -106,10 +107,8 @@ let styled = null;
 
 /** The style sheet of what opens beside or over the chat. */
 function needStyles() {
-  styled ??= new Promise((resolve, reject) => {
-    const sheet = Object.assign(document.createElement("link"), { rel: "stylesheet", href: new URL("../../css/pages.css", import.meta.url), onload: resolve, onerror: reject });
-    document.head.append(sheet);
-  });
+  styled ??= fetchSheet("css/pages.css");
+  styled.catch(() => (styled = null)); // the next page that is opened tries again
   return styled;
 }
 
@@ -156,6 +155,13 @@ export function Choice({ label, options, value, onChoose }) {
     </fieldset>
   `;
 }
+
+export const ThemeChoice = () => html`
+  <${Choice}
+    label=${t("theme")} options=${["auto", "light", "dark"].map((value) => [value, t(`theme.${value}`)])}
+    value=${settings.value.theme ?? "auto"} onChoose=${(theme) => change({ theme })}
+  />
+`;
 
 export function LanguageChoice() {
   const offered = config.value.languages.filter((tag) => tag in LANGUAGES);
