@@ -55,8 +55,8 @@ export class Conversation {
     /** The messages on screen, from the first to the chosen leaf. */
     this.path = computed(() => {
       const found = [];
-      for (let at = this.nodes.value.get(this.leaf.value); at; at = this.nodes.value.get(at.parent)) found.unshift(at);
-      return found;
+      for (let at = this.nodes.value.get(this.leaf.value); at; at = this.nodes.value.get(at.parent)) found.push(at);
+      return found.reverse();
     });
     /** The path, with an answer and what continues it in one. */
     this.turns = computed(() => {

@@ -18,6 +18,9 @@ export function t(key, values = {}) {
 
 export const has = (key) => key in texts.value;
 
+/** The operator's own word for something, from {tag: text}; undefined where there is none. */
+export const named = (words) => words[language.value] ?? words.en;
+
 /** A length of time in the unit that reads best. */
 export function span(seconds) {
   if (seconds < 120) return t("seconds", { n: Math.ceil(seconds) });

@@ -3,7 +3,8 @@ import { computed, signal } from "../vendor/core.js";
 import { get } from "./session.js";
 
 const KEY = "gatehouse.settings";
-const EFFORTS = ["low", "medium", "high"];
+/** How hard the model may think. */
+export const EFFORTS = ["low", "medium", "high"];
 const RANGES = {
   temperature: [0, 2],
   top_p: [0, 1],

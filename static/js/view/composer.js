@@ -5,7 +5,7 @@ import { compose, discard, itemsOf, put, readFile, split } from "../drafts.js";
 import { number, span, t } from "../i18n.js";
 import { line } from "../link.js";
 import { draft, hold, pump, sendAgain, sending, submit } from "../sending.js";
-import { config, effective, ui } from "../settings.js";
+import { EFFORTS, effective, ui } from "../settings.js";
 import { Icon, IconButton, explain, isPlainEnter, isTouch, toast, useNow } from "./common.js";
 import { Bubble, ErrorCard, cancel } from "./message.js";
 
@@ -113,7 +113,7 @@ function Effort({ conversation }) {
       <span>${t("effort")}</span>
       <select value=${effort} onChange=${choose}>
         ${effort === undefined && html`<option value="">${t("effort.auto")}</option>`}
-        ${["low", "medium", "high"].map((value) => html`<option value=${value} selected=${value === effort}>${t(`effort.${value}`)}</option>`)}
+        ${EFFORTS.map((value) => html`<option value=${value} selected=${value === effort}>${t(`effort.${value}`)}</option>`)}
       </select>
     </label>
   `;

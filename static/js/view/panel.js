@@ -1,8 +1,8 @@
 // The parameters of this chat. Fetched when first opened.
 import { html, useSignal } from "../../vendor/core.js";
 import { change as changeChat, current } from "../chats.js";
-import { language, number, t } from "../i18n.js";
-import { change, clamp, config, effective, range, settings } from "../settings.js";
+import { named, number, t } from "../i18n.js";
+import { EFFORTS, change, clamp, config, effective, range, settings } from "../settings.js";
 import { Choice, IconButton, explain, toast } from "./common.js";
 
 const SAVE_MS = 400;
@@ -39,7 +39,7 @@ export function ParameterPanel({ close }) {
     preset.value = "";
     set({});
   };
-  const efforts = ["low", "medium", "high"].map((value) => [value, t(`effort.${value}`)]);
+  const efforts = EFFORTS.map((value) => [value, t(`effort.${value}`)]);
   return html`
     <div class="panel-body">
       <div class="panel-head">
@@ -51,7 +51,7 @@ export function ParameterPanel({ close }) {
           <span>${t("panel.preset")}</span>
           <select value=${preset} onChange=${(event) => take(event.target.value)}>
             <option value="">${t("panel.preset.none")}</option>
-            ${config.value.presets.map(({ id, name }) => html`<option value=${id}>${name[language.value] ?? name.en ?? id}</option>`)}
+            ${config.value.presets.map(({ id, name }) => html`<option value=${id}>${named(name) ?? id}</option>`)}
           </select>
         </label>
       `}

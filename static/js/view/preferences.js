@@ -5,14 +5,13 @@ import { loadChats } from "../chats.js";
 import { number, t } from "../i18n.js";
 import { SHORTCUTS } from "../main.js";
 import { change, settings, ui } from "../settings.js";
-import { Choice, LanguageChoice, Overlay, explain } from "./common.js";
+import { Choice, LanguageChoice, Overlay, ThemeChoice, explain } from "./common.js";
 
 export function PreferencesPage({ close }) {
-  const themes = ["auto", "light", "dark"].map((value) => [value, t(`theme.${value}`)]);
   const keys = ["enter", "ctrl-enter"].map((value) => [value, t(`settings.send.${value}`)]);
   return html`
     <${Overlay} title=${t("settings.title")} class="page" close=${close}>
-      <${Choice} label=${t("theme")} options=${themes} value=${settings.value.theme ?? "auto"} onChoose=${(theme) => change({ theme })} />
+      <${ThemeChoice} />
       <${LanguageChoice} />
       <${Choice} label=${t("settings.send")} options=${keys} value=${ui.value.sendKey} onChoose=${(sendKey) => change({ sendKey })} />
       <${Check} label=${t("settings.reasoning")} value=${ui.value.showReasoning} set=${(showReasoning) => change({ showReasoning })} />

@@ -3,8 +3,8 @@ import { html, useEffect, useRef, useSignal } from "../../vendor/core.js";
 import { addressOf, current, erase, find, groups, listError, listed, loadChats, loadMore, more, open, pin, rename, restore, startNew } from "../chats.js";
 import { number, t } from "../i18n.js";
 import { get, logout, quota, user } from "../session.js";
-import { change, config, settings } from "../settings.js";
-import { Choice, Icon, IconButton, LanguageChoice, Menu, explain, isPlainEnter, placeBeside, showPage, toast } from "./common.js";
+import { config } from "../settings.js";
+import { Icon, IconButton, LanguageChoice, Menu, ThemeChoice, explain, isPlainEnter, placeBeside, showPage, toast } from "./common.js";
 import { reveal } from "./thread.js";
 
 const SEARCH_MS = 250;
@@ -213,10 +213,7 @@ function AccountMenu() {
           <button type="button" onClick=${show(() => import("./admin.js").then((module) => module.AdminPage))}><${Icon} name="brand" />${t("account.admin")}</button>
         `}
       </div>
-      <${Choice}
-        label=${t("theme")} options=${["auto", "light", "dark"].map((value) => [value, t(`theme.${value}`)])}
-        value=${settings.value.theme ?? "auto"} onChoose=${(theme) => change({ theme })}
-      />
+      <${ThemeChoice} />
       <${LanguageChoice} />
       <button type="button" class="button wide" onClick=${leave}>${t("logout")}</button>
     </div>

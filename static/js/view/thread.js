@@ -2,7 +2,7 @@
 import { html, signal, useEffect, useLayoutEffect, useRef, useSignal } from "../../vendor/core.js";
 import { current } from "../chats.js";
 import { engine } from "../engine.js";
-import { language, t } from "../i18n.js";
+import { named, t } from "../i18n.js";
 import { user } from "../session.js";
 import { config } from "../settings.js";
 import { IconButton, announce, copyText } from "./common.js";
@@ -126,7 +126,7 @@ function Greeting({ conversation }) {
         <div class="presets" role="group" aria-label=${t("presets")}>
           ${presets.map((preset) => html`
             <button key=${preset.id} type="button" class="chip" aria-pressed=${chosen.value === preset.id} onClick=${choose(preset)}>
-              ${preset.name[language.value] ?? preset.name.en ?? preset.id}
+              ${named(preset.name) ?? preset.id}
             </button>
           `)}
         </div>
