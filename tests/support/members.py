@@ -168,13 +168,19 @@ class Member:
 
 
 async def add_user(
-    address: str | Path, name: str, *, plan: str = "member", team: str | None = None, **fields: Any
+    address: str | Path,
+    name: str,
+    *,
+    display_name: str | None = None,
+    plan: str = "member",
+    team: str | None = None,
+    **fields: Any,
 ) -> None:
     """A user who can sign in; `fields` are columns besides."""
     store, passwords = Store(address), Passwords()
     try:
         users = Users(store, AuthSettings(), passwords, Throttle())
-        await users.add(name, PASSWORD, display_name=None, team=team, plan=plan)
+        await users.add(name, PASSWORD, display_name=display_name, team=team, plan=plan)
         if fields:
             await store.users.change(name, **fields)
     finally:

@@ -8,30 +8,23 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser, expect
 
-from gateway.auth.passwords import Passwords
-from gateway.auth.throttle import Throttle
-from gateway.auth.users import Users
-from gateway.store import Store, database_address
+from gateway.store import database_address
 from tests.support.engines import FAST, simulator
 from tests.support.gateways import RunningGateway, gateway
+from tests.support.members import OVER_HTTP, PASSWORD, add_user
 from tests.web.chatpage import ChatPage, new_page
 
 pytestmark = [pytest.mark.web, pytest.mark.asyncio(loop_scope="session")]
 
-PASSWORD, NEW_PASSWORD = "correct horse battery staple", "a longer and better passphrase"
+NEW_PASSWORD = "a longer and better passphrase"
 MAX_ACCOUNT_FILES = 1
 
 
 @asynccontextmanager
 async def running(tmp_path: Path, **auth: Any) -> AsyncIterator[RunningGateway]:
     """A gateway with the user ada."""
-    settings = {"cookie_over_http": True, **auth}
-    async with simulator(knobs=FAST) as engine, gateway(engine.url, tmp_path, auth=settings) as gate:
-        store, passwords = await Store.open(database_address(gate.config)), Passwords()
-        users = Users(store, gate.config.auth, passwords, Throttle())
-        await users.add("ada", PASSWORD, display_name="Ada", team=None, plan="member")
-        passwords.close()
-        await store.close()
+    async with simulator(knobs=FAST) as engine, gateway(engine.url, tmp_path, auth={**OVER_HTTP, **auth}) as gate:
+        await add_user(database_address(gate.config), "ada", display_name="Ada")
         yield gate
 
 

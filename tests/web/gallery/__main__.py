@@ -16,16 +16,14 @@ from typing import Any
 
 from playwright.async_api import Browser, async_playwright
 
-from gateway.auth.passwords import Passwords
-from gateway.auth.throttle import Throttle
-from gateway.auth.users import Users
-from gateway.store import Store, database_address
+from gateway.store import database_address
+from tests.support.members import PASSWORD, add_user
 from tests.support.stack import Stack, running_stack, until
 from tests.web.chatpage import ChatPage
 from tests.web.conftest import CHROMIUM_FLAGS, chromium_path
 from tests.web.gallery.past import WORDS, past
 from tests.web.gallery.states import BUSY, STATES, State
-from tests.web.gallery.studio import PASSWORD, Studio
+from tests.web.gallery.studio import Studio
 
 FOLDER = Path(__file__).resolve().parents[3] / "docs" / "gallery"
 Look = tuple[str, str, str]
@@ -68,15 +66,13 @@ CONFIG: dict[str, Any] = {
 
 async def _prepare(stack: Stack, browser: Browser) -> None:
     """Users of both languages, and what they asked before."""
-    store, passwords = Store(database_address(stack.config)), Passwords()
-    users = Users(store, stack.config.auth, passwords, Throttle())
+    address = database_address(stack.config)
     for number in range(BUSY):
-        await users.add(f"busy-{number}", PASSWORD, display_name=None, team=None, plan="member")
+        await add_user(address, f"busy-{number}")
     for language, words in WORDS.items():
         for name, plan in (("ada", "member"), ("narrow", "narrow"), ("spent", "spent")):
-            full = f"{name}-{language.lower()}"
-            await users.add(full, PASSWORD, display_name=words["name"], team="research", plan=plan)
-        await store.users.change(f"ada-{language.lower()}", admin=True)
+            fields = {"display_name": words["name"], "team": "research", "plan": plan, "admin": name == "ada"}
+            await add_user(address, f"{name}-{language.lower()}", **fields)
         context = await browser.new_context(locale=language)
         chat = ChatPage(await context.new_page(), stack.url)
         await chat.enter(f"ada-{language.lower()}", PASSWORD)
@@ -88,8 +84,6 @@ async def _prepare(stack: Stack, browser: Browser) -> None:
         )
         assert status == 201, status
         await context.close()
-    passwords.close()
-    await store.close()
 
 
 async def photograph(folder: Path, only: str | None, looks: list[Look]) -> None:

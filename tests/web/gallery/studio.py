@@ -11,11 +11,11 @@ from typing import Any
 from PIL import Image
 from playwright.async_api import Browser, BrowserContext
 
+from tests.support.members import PASSWORD
 from tests.support.stack import Stack
 from tests.web.chatpage import ChatPage
 from tests.web.gallery.past import WORDS
 
-PASSWORD = "correct horse battery staple"
 QUALITY = 55
 DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
 
