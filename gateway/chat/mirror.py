@@ -40,12 +40,7 @@ class _Change(msgspec.Struct):
     chat: dict[str, Any] | None = None
 
 
-class _Kind(msgspec.Struct):
-    t: str
-
-
 _change = msgspec.json.Decoder(_Change)
-_kind = msgspec.json.Decoder(_Kind)
 
 
 class Mirror:
@@ -77,10 +72,11 @@ class Mirror:
         self._wake = asyncio.Event()
         self._away = False
 
-    def carry(self, replay: Replay) -> None:
-        """Let other workers see a run of this one, to its end."""
-        self._own[replay.run_id] = replay, 0
+    def carry(self, replay: Replay, there: int = 0) -> None:
+        """Let other workers see a run, to its end; so many of its frames are there already."""
+        self._own[replay.run_id] = replay, there
         replay.listeners.add(self._wake.set)
+        self._wake.set()
 
     def follow(self, run_id: str) -> Replay:
         """The frames of a run of another worker: those that are there, and from now on those that come."""
@@ -94,6 +90,22 @@ class Mirror:
             return bool(await self._call("EXISTS", self._key(run_id)))
         except RedisAway:
             return False
+
+    async def whole(self, run_id: str) -> Replay:
+        """All that is there of a run: nothing while Redis is away."""
+        replay = Replay(run_id)
+        try:
+            while entries := await self._call(
+                "XRANGE", self._key(run_id), f"({replay.seq}-0", "+", "COUNT", MOST_FRAMES
+            ):
+                before = replay.seq
+                for entry_id, fields in entries:
+                    _append(replay, entry_id.decode(), fields)
+                if replay.seq == before:  # a hole
+                    break
+        except RedisAway as error:
+            log.info("chat: %s: what Redis has of it cannot be read: %s", run_id, error)
+        return replay
 
     def tell(self, owner: str, chat: dict[str, Any] | None) -> None:
         """A chat has changed; None: many have."""
@@ -168,9 +180,7 @@ class Mirror:
             await self._call("XREAD", "COUNT", MOST_FRAMES, "STREAMS", *after, *after.values())
         ):
             if (replay := runs.get(key)) is not None:
-                frame = fields[1]
-                if int(entry_id.partition("-")[0]) == replay.seq + 1:
-                    replay.append(frame, last=_kind.decode(frame).t == "end")
+                _append(replay, entry_id, fields)
                 continue
             self._read_up_to[key] = entry_id
             if key == self._stops:
@@ -214,6 +224,12 @@ class Mirror:
         if not self._away:
             log.warning("chat: Redis is away, workers do not see each other's runs: %s", reason)
         self._away = True
+
+
+def _append(replay: Replay, entry_id: str, fields: list[bytes]) -> None:
+    """Keep a frame from its stream, if it is the next one."""
+    if int(entry_id.partition("-")[0]) == replay.seq + 1:
+        replay.append(fields[1])
 
 
 def _entries(reply: Any) -> Iterator[tuple[str, str, list[bytes]]]:

@@ -9,6 +9,14 @@ import msgspec
 HEARTBEAT_SECONDS = 10.0  # between two signs of life for those who follow
 
 
+class _Frame(msgspec.Struct):
+    t: str
+    text: str = ""
+
+
+_frame = msgspec.json.Decoder(_Frame)
+
+
 class Replay:
     """Frames by number, from 1 on without gaps; `listeners` are called after each new one."""
 
@@ -23,14 +31,17 @@ class Replay:
         """The number of the last frame."""
         return len(self._frames)
 
-    def add(self, t: str, fields: Mapping[str, Any] = {}, *, last: bool = False) -> None:
-        """Keep a frame and tell the listeners."""
-        self.append(msgspec.json.encode({"run": self.run_id, "seq": self.seq + 1, "t": t, **fields}), last=last)
+    def add(self, t: str, fields: Mapping[str, Any] = {}) -> None:
+        """Keep a frame and tell the listeners; `end` is the last one."""
+        self._keep(msgspec.json.encode({"run": self.run_id, "seq": self.seq + 1, "t": t, **fields}), t)
 
-    def append(self, frame: bytes, *, last: bool = False) -> None:
+    def append(self, frame: bytes) -> None:
         """Keep a frame that has its number already: the next one."""
+        self._keep(frame, _frame.decode(frame).t)
+
+    def _keep(self, frame: bytes, t: str) -> None:
         self._frames.append(frame)
-        if last:
+        if t == "end":
             self.ended_at = time.monotonic()
         for listener in tuple(self.listeners):
             listener()
@@ -42,6 +53,14 @@ class Replay:
             size += len(self._frames[end])
             end += 1
         return self._frames[max(0, seq) : end]
+
+    def texts(self) -> tuple[str, str]:
+        """Reasoning and text of the answer, as far as the frames tell."""
+        parts: dict[str, list[str]] = {"r": [], "c": []}
+        for frame in map(_frame.decode, self._frames):
+            if frame.t in parts:
+                parts[frame.t].append(frame.text)
+        return "".join(parts["r"]), "".join(parts["c"])
 
     def is_read(self, seq: int) -> bool:
         """Whether there is nothing after that number, and never will be."""

@@ -18,6 +18,7 @@ from gateway.admission import Admission
 from gateway.answer import Answer as WholeAnswer
 from gateway.chat.answer import Answer, Delta, Kind
 from gateway.chat.replay import Replay
+from gateway.chat.shown import fit
 from gateway.context import Exchange, Outcome
 from gateway.dialects import error_message
 from gateway.engine import Engine
@@ -208,17 +209,26 @@ class Run:
 
     def end(self, ending: Ending) -> None:
         """The last frames."""
-        end_frames(self.replay, ending)
+        add_end(self.replay, ending)
         self.state = "ended"
         self.ended.set()
 
 
-def end_frames(replay: Replay, ending: Ending | Message) -> None:
+def complete(replay: Replay, message: Message) -> None:
+    """Add what is missing of an answer that has ended: the rest of its text, and the last frames."""
+    told = map(fit, replay.texts())
+    for kind, known, whole in zip("rc", told, (message.reasoning, message.content), strict=True):
+        if whole.startswith(known) and whole != known:
+            replay.add(kind, {"text": whole[len(known) :]})
+    add_end(replay, message)
+
+
+def add_end(replay: Replay, ending: Ending | Message) -> None:
     """Add a run's last frames."""
     if ending.error is not None:
         replay.add("error", ending.error)
     names = ("finish", "status", "usage", "ttft_ms", "tok_s", "queued_ms", "thought_ms")
-    replay.add("end", {name: getattr(ending, name) for name in names}, last=True)
+    replay.add("end", {name: getattr(ending, name) for name in names})
 
 
 class _Sink:

@@ -14,7 +14,7 @@ from gateway.admission import Admission
 from gateway.chat.hub import Hub
 from gateway.chat.mirror import Mirror
 from gateway.chat.replay import Replay
-from gateway.chat.run import Run, end_frames
+from gateway.chat.run import Run, complete
 from gateway.chat.settings import ChatSettings
 from gateway.chat.shown import fit
 from gateway.chat.worker import is_gone, this_worker
@@ -205,14 +205,25 @@ class Runs:
         for orphan in await self._store.messages.unfinished():
             if orphan.id in self._runs or not self._is_orphan(orphan, now):
                 continue
-            error = {"code": "interrupted", "message": _GONE, "status": 503, "request_id": None}
-            chat = await self._store.messages.interrupt(orphan, now, error)
-            if chat is not None:
-                log.warning("%s: interrupted, its worker is gone", orphan.id)
-                self._overdue.add(orphan.id)
-                self._hub.publish(chat)
+            await self._interrupt(orphan, now)
         if self._mirror is not None:
             await self._end_followed(self._mirror)
+
+    async def _interrupt(self, orphan: Unfinished, now: float) -> None:
+        """End an answer in its maker's place, with all that was saved or shown of it."""
+        shown = Replay(orphan.id) if self._mirror is None else await self._mirror.whole(orphan.id)
+        reasoning, content = map(fit, shown.texts())
+        error = {"code": "interrupted", "message": _GONE, "status": 503, "request_id": None}
+        chat = await self._store.messages.interrupt(orphan, now, error, content=content, reasoning=reasoning)
+        if chat is None:
+            return
+        log.warning("%s: interrupted, its worker is gone", orphan.id)
+        self._hub.publish(chat)
+        message = await self._store.messages.get(orphan.id)
+        if self._mirror is not None and message is not None and shown.seq and shown.ended_at is None:
+            there = shown.seq
+            complete(shown, message)
+            self._mirror.carry(shown, there)
 
     async def _end_followed(self, mirror: Mirror) -> None:
         """End the runs of others whose last frame never came, though the message says that they have ended."""
@@ -226,7 +237,7 @@ class Runs:
             if run_id not in self._overdue:  # the frame may be on its way
                 overdue.add(run_id)
             elif message is not None:
-                end_frames(replay, message)
+                complete(replay, message)
         self._overdue = overdue
 
     def _is_orphan(self, message: Unfinished, now: float) -> bool:

@@ -163,8 +163,13 @@ class MessageRows:
             rows = await connection.execute(query)
             return [Unfinished(key, worker or "", saved_at or 0.0) for key, worker, saved_at in rows]
 
-    async def interrupt(self, orphan: Unfinished, ended_at: float, error: dict[str, Any]) -> Chat | None:
-        """Mark an answer whose maker is gone, unless it was written meanwhile; its chat if it was marked."""
+    async def interrupt(
+        self, orphan: Unfinished, ended_at: float, error: dict[str, Any], *, content: str, reasoning: str
+    ) -> Chat | None:
+        """Mark an answer whose maker is gone, unless it was written meanwhile; its chat if it was marked.
+
+        `content` and `reasoning` are what is known of it from elsewhere; the longer text is kept.
+        """
         values = {
             "status": Status.INTERRUPTED.value,
             "finish": Status.INTERRUPTED.value,
@@ -172,15 +177,17 @@ class MessageRows:
             "error": error,
         }
         async with self._database.write() as connection:
-            untouched = select(_MESSAGES.c.content).where(
+            untouched = select(_MESSAGES.c.content, _MESSAGES.c.reasoning).where(
                 _MESSAGES.c.id == orphan.id,
                 _MESSAGES.c.status == Status.RUNNING.value,
                 _MESSAGES.c.saved_at <= orphan.saved_at,
             )
-            content = await connection.scalar(untouched)
-            if content is None:
+            saved = (await connection.execute(untouched)).one_or_none()
+            if saved is None:
                 return None
-            return await _finish(connection, orphan.id, {**values, "content": content})
+            values["content"] = max(saved.content, content, key=len)
+            values["reasoning"] = max(saved.reasoning, reasoning, key=len)
+            return await _finish(connection, orphan.id, values)
 
     async def running(self, owner: str) -> list[tuple[str, str]]:
         """An owner's answers that are being made: message and chat."""

@@ -237,13 +237,17 @@ async def test_orphans(store: Store) -> None:
     await store.messages.add("ada", "c", [asked("q", "x"), answering("a", "q")], title="", most=MOST)
     (orphan,) = await store.messages.unfinished()
     await store.messages.save([("a", "partial kite", "")], 2.0)
-    assert await store.messages.interrupt(orphan, 3.0, {"code": "interrupted"}) is None
+    shown = {"content": "", "reasoning": "and more that was shown"}
+    assert await store.messages.interrupt(orphan, 3.0, {"code": "interrupted"}, **shown) is None
     (orphan,) = await store.messages.unfinished()
-    chat = await store.messages.interrupt(orphan, 3.0, {"code": "interrupted"})
+    chat = await store.messages.interrupt(orphan, 3.0, {"code": "interrupted"}, **shown)
     assert chat is not None
     assert chat.runs == ()
     assert await store.messages.unfinished() == []
     assert await found(store, "partial") == ["a"]
+    kept = await store.messages.find("ada", "a")
+    assert kept is not None
+    assert (kept.content, kept.reasoning) == ("partial kite", "and more that was shown")
     await store.messages.finish("a", Ending("all of it", "", Status.DONE, "stop", 4.0))
     kept = await store.messages.find("ada", "a")
     assert kept is not None
