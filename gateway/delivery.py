@@ -105,7 +105,7 @@ class Delivery:
     async def _drain(self) -> None:
         """Wait until the client has taken what was written, but for the last few KiB. Raises ClientGone."""
         try:
-            await self._request.writer.drain()  # a client that reads nothing is ended by gateway/connections.py
+            await self._request.writer.drain()  # a client that reads nothing is ended by gateway/connections
         except ConnectionError as error:
             raise ClientGone("the client closed the connection") from error
 

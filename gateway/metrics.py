@@ -11,7 +11,7 @@ from functools import partial
 import msgspec
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
-from gateway.connections import REASONS
+from gateway.connections.register import REASONS
 from gateway.context import Exchange, Outcome
 from gateway.streak import Streak
 from gateway.timing import Timing

@@ -40,6 +40,19 @@ def is_trusted(peer: str, trusted: Iterable[Network]) -> bool:
     return address is not None and _within(address, trusted)
 
 
+def network_of(address: str) -> str:
+    """What one subscriber holds: the address, or for IPv6 its /64 (RFC 6177), where addresses are free to change."""
+    try:
+        ip = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address[:64]
+    if isinstance(ip, ipaddress.IPv4Address):
+        return str(ip)
+    if ip.ipv4_mapped is not None:
+        return str(ip.ipv4_mapped)
+    return str(ipaddress.ip_network((ip, 64), strict=False))
+
+
 def _within(address: _Address, networks: Iterable[Network]) -> bool:
     return any(address.version == network.version and address in network for network in networks)
 

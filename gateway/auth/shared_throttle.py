@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from gateway.auth.throttle import ACCOUNT, ADDRESS, FORGET_SECONDS, KNOWN_SECONDS, PAIR, Throttle, network_of
+from gateway.auth.throttle import ACCOUNT, ADDRESS, FORGET_SECONDS, KNOWN_SECONDS, PAIR, Throttle
+from gateway.peers import network_of
 from gateway.redis import LastingLink, RedisAway, Script
 
 SCRIPT = Script(Path(__file__).with_name("throttle.lua").read_bytes())

@@ -14,12 +14,13 @@ Where there is a Redis, all workers count together in it (gateway/auth/shared_th
 Failures are charged before the password is looked at, so that guesses sent at once count too.
 """
 
-import ipaddress
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
+
+from gateway.peers import network_of
 
 MAX_TRACKS = 20_000  # of each kind; the longest unused goes first
 FORGET_SECONDS = 3600
@@ -143,16 +144,3 @@ class Throttle:
     def _is_known(self, pair: str, now: float) -> bool:
         since = self._known.get(pair)
         return since is not None and now - since <= KNOWN_SECONDS
-
-
-def network_of(address: str) -> str:
-    """What one subscriber holds: the address, or for IPv6 its /64 (RFC 6177), where addresses are free to change."""
-    try:
-        ip = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address[:64]
-    if isinstance(ip, ipaddress.IPv4Address):
-        return str(ip)
-    if ip.ipv4_mapped is not None:
-        return str(ip.ipv4_mapped)
-    return str(ipaddress.ip_network((ip, 64), strict=False))

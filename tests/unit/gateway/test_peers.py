@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.peers import client_address
+from gateway.peers import client_address, network_of
 
 NGINX, OTHER_PROXY, CALLER, FORGED = "127.0.0.1", "10.1.2.3", "203.0.113.7", "198.51.100.9"
 TRUSTED = tuple(map(ipaddress.ip_network, ("127.0.0.1/32", "10.0.0.0/8", "::1/128")))
@@ -65,3 +65,20 @@ def test_a_caller_cannot_choose(forged: list[str], caller: str) -> None:
     assert client_address(NGINX, [*forged, caller], TRUSTED) == caller
     assert client_address(NGINX, [", ".join([*forged, caller])], TRUSTED) == caller
     assert client_address(caller, forged, TRUSTED) == caller
+
+
+@pytest.mark.parametrize(
+    ("address", "network"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("2001:db8:0:1:aaaa::1", "2001:db8:0:1::/64"),
+        ("2001:db8:0:1:bbbb::2", "2001:db8:0:1::/64"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("", ""),
+        ("unix:", "unix:"),
+    ],
+)
+def test_one_subscriber_is_one_network(address: str, network: str) -> None:
+    """One subscriber is one track: IPv6 by /64, mapped IPv4 as IPv4."""
+    assert network_of(address) == network

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.auth import throttle as throttle_module
-from gateway.auth.throttle import ACCOUNT, ADDRESS, KNOWN_SECONDS, PAIR, Throttle, network_of
+from gateway.auth.throttle import ACCOUNT, ADDRESS, KNOWN_SECONDS, PAIR, Throttle
 from tests.unit.gateway.auth.house import Clock
 
 names = st.sampled_from(["ada", "bob", "eve"])
@@ -132,23 +132,6 @@ async def test_success_after_the_track_was_evicted(monkeypatch: pytest.MonkeyPat
     throttle = Throttle(Clock())
     await throttle.succeeded("ada", "10.0.0.1")
     assert await throttle.attempt("ada", "10.0.0.1") == 0
-
-
-@pytest.mark.parametrize(
-    ("address", "network"),
-    [
-        ("192.0.2.7", "192.0.2.7"),
-        ("2001:db8:0:1:aaaa::1", "2001:db8:0:1::/64"),
-        ("2001:db8:0:1:bbbb::2", "2001:db8:0:1::/64"),
-        ("::ffff:192.0.2.7", "192.0.2.7"),
-        ("fe80::1%eth0", "fe80::/64"),
-        ("", ""),
-        ("unix:", "unix:"),
-    ],
-)
-def test_networks(address: str, network: str) -> None:
-    """One subscriber is one track: IPv6 by /64, mapped IPv4 as IPv4."""
-    assert network_of(address) == network
 
 
 @settings(max_examples=60)
