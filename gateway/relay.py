@@ -25,26 +25,19 @@ from gateway.config import GatewaySettings
 from gateway.context import Api, Exchange, Outcome, Usage
 from gateway.delivery import ClientGone, Delivery, Recipient
 from gateway.dialects import answer_usage, error_message, responses
-from gateway.dialects.anthropic import MessagesMeter
-from gateway.dialects.openai import OpenAIMeter
-from gateway.dialects.responses import ResponsesMeter
 from gateway.engine import DYING, Engine
 from gateway.errors import EngineError, EngineTimeout, GatewayError, Unavailable, error_body
 from gateway.headers import answer_headers, request_head
 from gateway.routes import Route
 from gateway.shape import Shaped
+from gateway.stream import EngineLost, Stream, broken_off, meter_of
 from gateway.upstream import Connection, UpstreamClosed, UpstreamTimeout
-from gateway.usage import PlainMeter, StreamMeter
 from gateway.waiting import uncancel
 
 log = logging.getLogger("gatehouse.relay")
 
 STOP_SECONDS = 1.0  # how long a client may take to read why its stream was stopped
 RETRY_SECONDS = 0.1  # between connection attempts, until the launcher has noticed that its engine is gone
-
-
-class _EngineLost(Exception):
-    """The engine failed before anything of its answer was passed on: the request can be sent again."""
 
 
 class _StaleConnection(Exception):
@@ -158,7 +151,7 @@ class _Passage:
             except _StaleConnection:
                 self.engine.forget_idle()  # so that this cannot happen twice
                 continue
-            except _EngineLost as lost:
+            except EngineLost as lost:
                 sent += 1
                 log.warning("%s: the engine failed before its answer: %s", self.exchange.request_id, lost)
                 if sent > self.settings.max_resends or time.monotonic() >= held_until:
@@ -181,7 +174,7 @@ class _Passage:
         )
 
     async def _attempt(self, connection: Connection) -> web.StreamResponse:
-        """Send it once. Raises _EngineLost when it may be sent again."""
+        """Send it once. Raises EngineLost when it may be sent again."""
         exchange, shaped, route = self.exchange, self.shaped, self.route
         head = request_head(
             method=self.asked.method,
@@ -200,7 +193,7 @@ class _Passage:
             connection.send(head, self.body)
             answer = await connection.head()
         except UpstreamClosed as error:
-            raise (_StaleConnection if connection.idle_since else _EngineLost)(str(error)) from error
+            raise (_StaleConnection if connection.idle_since else EngineLost)(str(error)) from error
         except UpstreamTimeout as error:
             raise EngineTimeout("The engine did not answer in time; its work was aborted.") from error
         fields = answer_headers(answer.headers)
@@ -216,12 +209,12 @@ class _Passage:
             while data := await connection.read():
                 parts.append(data)
         except UpstreamClosed as error:
-            raise _EngineLost(str(error)) from error
+            raise EngineLost(str(error)) from error
         except UpstreamTimeout as error:
             raise EngineTimeout("The engine did not finish in time; its work was aborted.") from error
         body = b"".join(parts)
         if status >= 500 and (status == 503 or any(sign in body for sign in DYING)):
-            raise _EngineLost(f"it answered {status}")
+            raise EngineLost(f"it answered {status}")
         if status in {401, 403}:  # it refused the gateway, not the caller
             raise EngineError("The engine does not accept the gateway's key.", code="engine_key_refused")
         exchange.first_token_at = time.monotonic()
@@ -239,14 +232,14 @@ class _Passage:
 
     async def _stream(self, connection: Connection, fields: CIMultiDict[str]) -> web.StreamResponse:
         exchange, delivery = self.exchange, self.delivery
-        meter = _meter(self.route, self.shaped)
-        stream = _Stream(connection, meter, delivery, exchange, fields, self.settings.next_token_seconds)
+        meter = meter_of(self.route, self.shaped)
+        stream = Stream(connection, meter, delivery, exchange, fields, self.settings.next_token_seconds)
         try:
             while stream.runs:
                 try:
                     await connection.pump(stream.pass_on)
                 except UpstreamClosed:
-                    stream.fail(_failed("The engine's answer broke off."))
+                    stream.fail(broken_off())
                 except UpstreamTimeout:
                     stream.fail(EngineTimeout("The engine stopped answering; its work was aborted."))
                 if stream.runs and connection.drained:
@@ -279,95 +272,8 @@ class _Passage:
             await connection.read()
 
 
-@dataclass(slots=True)
-class _Stream:
-    """The pieces of one stream on their way through. `pass_on` runs the moment one arrives, and never waits.
-
-    What the client cannot take at once is kept back, for the relay's task to write; the engine is not read meanwhile.
-    """
-
-    connection: Connection
-    meter: StreamMeter
-    delivery: Recipient
-    exchange: Exchange
-    fields: CIMultiDict[str]  # headers of the answer
-    next_token_seconds: float
-    error: GatewayError | None = None
-    pending: bytes = b""  # events before the first output: a successor of the engine would send them again
-    kept_back: bytes = b""
-
-    @property
-    def runs(self) -> bool:
-        """Whether more is to come."""
-        return self.error is None and not self.meter.finished
-
-    def pass_on(self, data: bytes) -> bool:
-        """Meter what the engine sent, and send it on; False: the relay's task is needed. Raises _EngineLost."""
-        out = self.meter.feed(data)
-        if self.meter.error is not None:
-            self.fail(_failed(f"The engine failed while answering: {self.meter.error[:500]}"), out)
-        else:
-            self._send(out)
-        return self.error is None and not self.meter.finished and not self.kept_back
-
-    def end(self) -> None:
-        """The engine's answer is over."""
-        out = self.meter.end()
-        if self.meter.finished:
-            self._send(out)
-        else:
-            self.fail(_failed("The engine's answer broke off."), out)
-
-    def fail(self, error: GatewayError, out: bytes = b"") -> None:
-        """It broke off. Raises _EngineLost where nothing of it was passed on, so that it can be sent again."""
-        self.error = error
-        if not self.meter.started and not isinstance(error, EngineTimeout):
-            raise _EngineLost(error.message)
-        self._send(out)
-
-    def take_kept_back(self) -> bytes:
-        """What the client could not take."""
-        out, self.kept_back = self.kept_back, b""
-        return out
-
-    def _send(self, out: bytes) -> None:
-        if self.meter.started:
-            if self.exchange.first_token_at is None:
-                self.exchange.first_token_at = time.monotonic()
-            self.connection.expect_by(self.next_token_seconds)
-            if self.pending:
-                self.pending, out = b"", self.pending + out
-        elif not out.startswith(b":"):  # a comment keeps the client's connection alive while it is queued
-            self.pending, out = self.pending + out, b""
-        if out and self.exchange.bodies is not None:
-            self.exchange.bodies.streamed(out)
-        if out and (self.kept_back or not self.delivery.offer(out, self.fields)):
-            self.kept_back += out
-
-
 def _outcome_of(error: GatewayError) -> Outcome:
     return Outcome.TIMEOUT if isinstance(error, EngineTimeout) else Outcome.ENGINE_FAILED
-
-
-def _failed(message: str) -> EngineError:
-    return EngineError(message, code="engine_failed")
-
-
-def _meter(route: Route, shaped: Shaped) -> StreamMeter:
-    match route.api:
-        case Api.CHAT | Api.COMPLETIONS:
-            return OpenAIMeter(
-                show_usage=shaped.show_usage,
-                show_running_usage=shaped.show_running_usage,
-                choices=shaped.choices,
-                choices_per_prompt=shaped.choices_per_prompt,
-            )
-        case Api.RESPONSES:
-            return ResponsesMeter()
-        case Api.MESSAGES:
-            return MessagesMeter()
-        case _:
-            return PlainMeter()
 
 
 def _engine_error(status: int, body: bytes, api: Api, request_id: str) -> bytes:
