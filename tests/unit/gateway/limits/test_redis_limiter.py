@@ -187,7 +187,8 @@ async def test_keys_are_bounded_by_who_is_active(link: Link, server: RedisServer
     assert keys <= 1.02 * subjects  # one account each; reservations and leases are gone
     for number in range(0, subjects, 997):
         left = server.cli("PTTL", f"{{{namespace}:limits:1}}:a:subject:{number}")
-        assert 0 < left <= (86_400_000 + 60_000 if number % 2 else 61_000)
+        # -2: gone already, where all this took longer than a minute
+        assert 0 < left <= 86_400_000 + 60_000 if number % 2 else left == -2 or 0 < left <= 61_000
     memory = int(
         next(
             line.split(":")[1]
