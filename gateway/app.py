@@ -19,6 +19,7 @@ from gateway.api import EngineApi
 from gateway.auth import AUTHENTICATOR, setup_auth, sign_in_choices
 from gateway.auth.keys import load_keys
 from gateway.cache_salts import CacheSalts
+from gateway.chat.metrics import ChatMetrics
 from gateway.chat.pages import find_static_dir, setup_static
 from gateway.chat.settings import public
 from gateway.chat.setup import WATCHING, setup_chat
@@ -159,6 +160,7 @@ class Gateway:
             admission=self.admission,
             observer=self.observer,
             requests=self._requests,
+            metrics=ChatMetrics(self.metrics.registry),
             build=build,
         )
 

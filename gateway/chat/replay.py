@@ -24,6 +24,7 @@ class Replay:
         self.run_id = run_id
         self.listeners: set[Callable[[], None]] = set()
         self.ended_at: float | None = None  # time.monotonic(), when the last frame came
+        self.size = 0  # bytes of all frames
         self._frames: list[bytes] = []
 
     @property
@@ -41,6 +42,7 @@ class Replay:
 
     def _keep(self, frame: bytes, t: str) -> None:
         self._frames.append(frame)
+        self.size += len(frame)
         if t == "end":
             self.ended_at = time.monotonic()
         for listener in tuple(self.listeners):

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from gateway.admission import Admission
 from gateway.chat.hub import Hub
+from gateway.chat.metrics import ChatMetrics
 from gateway.chat.mirror import Mirror
 from gateway.chat.replay import Replay
 from gateway.chat.run import Run, complete
@@ -55,8 +56,10 @@ class Runs:
         engine: Engine,
         relay: Relay,
         admission: Admission,
+        metrics: ChatMetrics,
     ) -> None:
         self.worker = this_worker()
+        self._metrics = metrics
         self._settings = settings
         self._store = store
         self._hub = hub
@@ -89,6 +92,17 @@ class Runs:
     def active(self, owner: str) -> list[Run]:
         """The runs of a member that have not ended, oldest first."""
         return [run for run in self._runs.values() if run.owner == owner and not run.ended.is_set()]
+
+    @property
+    def going(self) -> int:
+        """Answers that are being made here."""
+        return sum(not run.ended.is_set() for run in self._runs.values())
+
+    @property
+    def replay_bytes(self) -> int:
+        """What is kept of runs, other workers' included, for those who attach."""
+        followed = () if self._mirror is None else self._mirror.followed.values()
+        return sum(replay.size for replay in (*(run.replay for run in self._runs.values()), *followed))
 
     def begin(self, request: web.Request, run: Run) -> None:
         """Start a run that goes on with the exchange of this request."""
@@ -136,6 +150,7 @@ class Runs:
         While the database is away the last frame does not wait for it; saving is tried on.
         """
         ending = run.ending()
+        self._metrics.ended(ending.status)
         while True:
             try:
                 chat = await self._store.messages.finish(run.id, _fit(ending))
@@ -218,6 +233,7 @@ class Runs:
         if chat is None:
             return
         log.warning("%s: interrupted, its worker is gone", orphan.id)
+        self._metrics.ended(Status.INTERRUPTED)
         self._hub.publish(chat)
         message = await self._store.messages.get(orphan.id)
         if self._mirror is not None and message is not None and shown.seq and shown.ended_at is None:

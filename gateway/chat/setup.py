@@ -11,6 +11,7 @@ from gateway.chat.admin_routes import AdminRoutes, Requests
 from gateway.chat.chat_routes import ChatRoutes
 from gateway.chat.hub import Hub
 from gateway.chat.member import Members
+from gateway.chat.metrics import ChatMetrics
 from gateway.chat.run_routes import RunRoutes
 from gateway.chat.runs import Runs
 from gateway.chat.socket import Tabs
@@ -35,6 +36,7 @@ def setup_chat(
     admission: Admission,
     observer: Observer,
     requests: Requests,
+    metrics: ChatMetrics,
     build: str,
 ) -> None:
     """Register the chat with `app`, which has its store and its identity already."""
@@ -48,9 +50,11 @@ def setup_chat(
         engine=engine,
         relay=relay,
         admission=admission,
+        metrics=metrics,
     )
     run_routes = RunRoutes(config, members, store, runs=runs, hub=hub, api=api)
     tabs = Tabs(config, members, hub, find=runs.replay, going=run_routes.going, build=build)
+    metrics.watch(tabs=lambda: len(tabs), runs=lambda: runs.going, replay_bytes=lambda: runs.replay_bytes)
     ChatRoutes(config.chat, members, store, runs, hub).add_to(app)
     TransferRoutes(config, members, store, hub).add_to(app)
     run_routes.add_to(app)

@@ -82,6 +82,10 @@ class Tabs:
             request.transport.abort()  # what it did not take is not kept for it
         return socket
 
+    def __len__(self) -> int:
+        """How many are connected."""
+        return len(self._tabs)
+
     async def close(self) -> None:
         """Send all tabs away: the gateway stops."""
         await asyncio.gather(*(tab.leave(WSCloseCode.GOING_AWAY) for tab in tuple(self._tabs)))

@@ -4,6 +4,7 @@ import re
 from functools import cache
 from pathlib import Path
 
+from gateway.chat.metrics import ChatMetrics
 from gateway.metrics import Metrics
 from gateway.workers.metrics import ParentMetrics
 from launcher.metrics import LauncherMetrics
@@ -29,8 +30,9 @@ def known_metrics() -> set[str]:
         for name in re.findall(r"^# TYPE (vllm:\S+) histogram$", text, re.MULTILINE)
         for suffix in ("_bucket", "_sum", "_count")
     }
-    ours = Metrics(models=["m"], plans=["p"], version="0"), ParentMetrics(2, lambda: 2), LauncherMetrics()
-    for metrics in ours:
+    gateway = Metrics(models=["m"], plans=["p"], version="0")
+    ChatMetrics(gateway.registry)
+    for metrics in (gateway, ParentMetrics(2, lambda: 2), LauncherMetrics()):
         for family in metrics.registry.collect():
             suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}.get(family.type, ("",))
             names |= {family.name + suffix for suffix in suffixes}

@@ -140,6 +140,9 @@ async def test_a_worker_is_killed_under_answers(engine: Simulator, redis: RedisS
                 answer = (await back.run(chat, parent=kept["parent"]))["run_id"]
                 assert told(await back.raw_frames(answer)) == wanted
                 assert [each["status"] for each in await back.messages(chat)] == ["done", "interrupted", "done"]
+            ends = {"done": 2, "interrupted": 1}
+            found = await gate.metrics()
+            assert {status: found[f'gatehouse_chat_runs_ended_total{{status="{status}"}}'] for status in ends} == ends
         await engine.until("vllm:num_requests_running", 0)
 
 
@@ -150,6 +153,7 @@ async def test_two_tabs_and_a_phone(engine: Simulator, redis: RedisServer) -> No
         await engine.knobs(tps=0)
         async with ada.at(1) as one, ada.at(2) as two, one.tab() as tab, one.tab() as other, two.tab() as phone:
             lines = (tab, other, phone)
+            assert (await gate.metrics())["gatehouse_chat_tabs"] == len(lines)
             chats = [await at.made(client_id=f"n{number}") for number, at in enumerate((one, two, one, two))]
             for number, chat in enumerate(chats):
                 at, away = (one, two) if number % 2 else (two, one)

@@ -15,6 +15,7 @@ from gatehouse.cli import gatehouse
 from gatehouse.settings import Sections
 from gateway import errors
 from gateway.app import Gateway
+from gateway.chat.metrics import ChatMetrics
 from gateway.config import Config, EngineTarget
 from gateway.headers import TO_ENGINE
 from gateway.limits.limiter import Kind, Rate, Refusal, Verdict
@@ -141,6 +142,7 @@ def families(registry: CollectorRegistry) -> dict[str, tuple[str, tuple[str, ...
     ("heading", "registry"),
     [
         ("## The gateway", Metrics(models=["m"], plans=["p"], version="0").registry),
+        ("## The chat", ChatMetrics(CollectorRegistry()).registry),
         ("## The parent of several workers", ParentMetrics(2, lambda: 2).registry),
         ("## The launcher", LauncherMetrics().registry),
     ],
