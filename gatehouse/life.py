@@ -1,6 +1,7 @@
 """A gateway process from its first to its last moment: alone, as the parent of workers, or as one of them."""
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -30,6 +31,7 @@ class Life:
 
     async def alone(self) -> None:
         """Serve until SIGTERM; a second one ends what is running. SIGHUP takes over plans and limits."""
+        gc.disable()  # until it serves: hardly anything that a start makes is garbage, and looking is a fifth of it
         from gatehouse.reload import Reloader  # noqa: PLC0415
         from gateway.auth.keys import KeyFileError  # noqa: PLC0415
         from gateway.server import Ends, serve  # noqa: PLC0415
@@ -50,6 +52,7 @@ class Life:
 
         SIGTERM lets it drain, too, however often it comes: a service manager may send it to every process.
         """
+        gc.disable()  # until it serves: hardly anything that a start makes is garbage, and looking is a fifth of it
         from gatehouse.reload import Reloader  # noqa: PLC0415
         from gateway.auth.keys import KeyFileError  # noqa: PLC0415
         from gateway.server import Ends  # noqa: PLC0415

@@ -90,8 +90,8 @@ async def work(
 
 
 def _settle_in() -> None:
-    gc.collect()
-    gc.freeze()  # what is here now lives as long as the process: no collection needs to look at it again
+    gc.freeze()  # what is here now lives as long as the process: no collection needs to look at it, nor the first
+    gc.enable()
 
 
 @contextlib.asynccontextmanager

@@ -162,11 +162,6 @@ messages = Table(
     Column("saved_at", Double),  # when its maker last wrote it
     UniqueConstraint("chat", "client_id", name="uq_messages_chat_client_id"),
     Index("ix_messages_chat_number", "chat", "number"),
-    Index(
-        "ix_messages_running",
-        "worker",
-        sqlite_where=text("status = 'running'"),
-        postgresql_where=text("status = 'running'"),
-    ),
+    Index("ix_messages_running", "worker"),  # its migration says where: here that would load PostgreSQL's dialect
     sqlite_autoincrement=True,
 )

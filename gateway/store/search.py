@@ -14,8 +14,7 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Connection, and_, cast, column, literal, literal_column, table, text
-from sqlalchemy.dialects.postgresql import TSQUERY
+from sqlalchemy import ColumnElement, Connection, and_, column, func, literal, literal_column, table, text
 
 MOST_CHARACTERS = 100_000  # of a text are searched; a tsvector holds 1 MB
 LONGEST_TERM = 64  # characters; what is longer is no word
@@ -94,7 +93,7 @@ def matches(query: Query, owner: str, content: ColumnElement[str], dialect: str)
     found: ColumnElement[bool]
     if dialect == "postgresql":
         wanted = " & ".join([*(f"'{term}'" for term in exact), *(f"'{term}':*" for term in query.beginnings)])
-        found = SEARCH.c.terms.op("@@")(cast(literal(wanted), TSQUERY))
+        found = SEARCH.c.terms.op("@@")(func.tsquery(literal(wanted)))
     else:
         wanted = " AND ".join([*(f'"{term}"' for term in exact), *(f'"{term}"*' for term in query.beginnings)])
         found = literal_column("chat_search").op("MATCH")(wanted)

@@ -3,11 +3,10 @@
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 from sqlalchemy import delete, func, select, update
-from sqlalchemy.dialects.postgresql import insert as postgresql_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from gateway.store import schema
 from gateway.store.database import Database
@@ -61,7 +60,8 @@ class UsageRows:
         Position and sums change together or not at all: that is why nothing is counted twice.
         """
         async with self._database.write() as connection:
-            insert: Any = postgresql_insert if connection.dialect.name == "postgresql" else sqlite_insert
+            dialect: Any = import_module(f"sqlalchemy.dialects.{connection.dialect.name}")  # not both: they load slowly
+            insert = dialect.insert
             new = insert(_POSITIONS).values(file=file, position=0, read_at=time.time())
             await connection.execute(new.on_conflict_do_nothing())
             query = select(_POSITIONS.c.position).where(_POSITIONS.c.file == file).with_for_update()
