@@ -170,7 +170,10 @@ class Engine:
                     generation.listener.aborted(sequence)
 
     def wake(self) -> None:
-        """Go on after a stall or a pause."""
+        """Go on after a stall or a pause, and at the speed that the knobs say now."""
+        if self._tick is not None:
+            self._tick.cancel()
+            self._tick = None
         self._admit()
         self._schedule()
 

@@ -22,6 +22,7 @@ Fault = Literal[
     "garbage_json",  # the answer, or the frame after `fault_after` tokens, is not JSON
 ]
 StartFault = Literal["none", "oom", "exit"]
+StartHold = Literal["none", "importing", "loading", "compiling", "capturing"]
 StartSignal = Literal["die", "hang", "ignore"]
 
 
@@ -42,6 +43,7 @@ class Knobs:
     ignore_sigterm: bool = False
     exit_code: int = -1  # of the die faults; -1 is death by SIGKILL
     start_fault: StartFault = "none"  # at start-up, before it is ready: out of memory, or exit with `exit_code`
+    start_hold: StartHold = "none"  # start-up comes as far as this phase and stays there
     start_signal: StartSignal = "die"  # what SIGTERM does during start-up: all three were seen in vLLM
     death_linger: float = 0.5  # how long /health answers 503 after an engine death, before exit 0
     worker_death_delay: float = 0.0  # how long a worker's death goes unnoticed (9 s were seen at TP=2)
@@ -77,6 +79,7 @@ KNOB_NAMES = tuple(field.name for field in fields(Knobs))
 _CHOICES: dict[str, tuple[str, ...]] = {
     "fault": get_args(Fault),
     "start_fault": get_args(StartFault),
+    "start_hold": get_args(StartHold),
     "start_signal": get_args(StartSignal),
 }
 

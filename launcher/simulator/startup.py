@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from launcher.simulator.args import Options
-from launcher.simulator.knobs import Knobs
+from launcher.simulator.knobs import Knobs, StartHold
 
 _SHARDS = 3
 _GRAPHS = 83
@@ -81,6 +81,7 @@ def announce(options: Options, log: Log) -> None:
 def phases(options: Options, knobs: Knobs, log: Log) -> None:
     """Everything up to the point where the server could listen; raises StartupError where the knobs want it to fail."""
     waits = {name: share * knobs.startup for name, share in _SHARES.items()}
+    _hold(knobs, "importing")
     time.sleep(waits["import"])
     log.line("Resolved architecture: GptOssForCausalLM", where="model.py:733")
     log.line(f"Using max model len {options.max_model_len}", where="model.py:2152")
@@ -88,6 +89,7 @@ def phases(options: Options, knobs: Knobs, log: Log) -> None:
     log.line(core, who="EngineCore", where="core.py:133")
     worker = "Worker_TP0" if options.tensor_parallel_size > 1 else "Worker"
     log.line(f"Starting to load model {options.model}...", who=worker, where="gpu_model_runner.py:5209")
+    _hold(knobs, "loading")
     if knobs.start_fault == "oom":
         raise StartupError(1, "Traceback (most recent call last):", _OUT_OF_MEMORY, _CORE_FAILED)
     if knobs.start_fault == "exit":
@@ -97,6 +99,7 @@ def phases(options: Options, knobs: Knobs, log: Log) -> None:
     took = f"Model loading took 6.64 GiB memory and {waits['load']:.6f} seconds"
     log.line(took, who=worker, where="gpu_model_runner.py:5306")
     log.line("Dynamo bytecode transform time: 6.08 s", who=worker, where="backends.py:1148")
+    _hold(knobs, "compiling")
     time.sleep(waits["compile"])
     took = f"Compiling a graph for compile range (1, 8192) takes {waits['compile']:.2f} s"
     log.line(took, who=worker, where="backends.py:393")
@@ -106,10 +109,16 @@ def phases(options: Options, knobs: Knobs, log: Log) -> None:
     for kind in ("mixed prefill-decode, PIECEWISE", "decode, FULL"):
         bar = f"({worker} pid={os.getpid()}) Capturing CUDA graphs ({kind}): {{percent}}%|{{n}}/{{total}}"
         _counted(log, bar, _GRAPHS, waits["capture"] / 2)
+        _hold(knobs, "capturing")
     finished = f"Graph capturing finished in {waits['capture']:.0f} secs, took 0.77 GiB"
     log.line(finished, who=worker, where="gpu_model_runner.py:6707")
     init = f"init engine (profile, create kv cache, warmup model) took {knobs.startup:.2f} s"
     log.line(init, who="EngineCore", where="core.py:402")
+
+
+def _hold(knobs: Knobs, phase: StartHold) -> None:
+    if knobs.start_hold == phase:
+        time.sleep(_HANG_SECONDS)
 
 
 def _counted(log: Log, template: str, total: int, seconds: float) -> None:

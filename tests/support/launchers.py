@@ -77,6 +77,12 @@ class Running:
                 names.append(status.state)
         return names
 
+    @property
+    def has_tree(self) -> bool:
+        """Whether all processes of the simulator's tree have started, and the launcher has seen them."""
+        engine = self.launcher._run
+        return engine is not None and engine.process is not None and len(engine.process._roles) >= 3
+
     def hear(self, status: Status) -> None:
         """Take what the launcher says."""
         self.seen.append(status)

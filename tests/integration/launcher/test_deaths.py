@@ -25,7 +25,7 @@ from tests.support.launchers import Running, running, until
 from tests.support.processes import titled
 
 PHASES = ("importing", "loading", "compiling", "capturing")
-AFRESH = json.dumps({"startup": 0, "tps": 2000, "ttft": 0})
+AFRESH = json.dumps({"start_hold": "none", "tps": 2000, "ttft": 0})
 """Knobs of the engine that follows: it is up at once."""
 TOKENS = 300
 MARGIN = 5
@@ -141,7 +141,7 @@ async def test_every_death_is_found_and_repaired(
 async def house(tmp_path: Path, state: str) -> AsyncIterator[tuple[Running, RunningGateway]]:
     """A launcher and a gateway in this process; the engine is slow where that keeps it in the state."""
     simulator: dict[str, Any] = {"tree": True, "worker_death_delay": 600}
-    simulator |= {"startup": 3} if state in PHASES else {"tps": 8} if state == "warming" else {"tps": 50}
+    simulator |= {"start_hold": state} if state in PHASES else {"tps": 8} if state == "warming" else {"tps": 50}
     settings = {
         "stall_seconds": 1, "stall_grace_seconds": 0.1, "health_timeout": 0.5, "warmup_timeout": 3, "stop_timeout": 0.5,
         "canary_timeout": 0.5, "canary_seconds": 0.3 if "canary" in state else 0, "crash_loop_failures": 1000,
@@ -156,7 +156,7 @@ async def house(tmp_path: Path, state: str) -> AsyncIterator[tuple[Running, Runn
 async def reach(run: Running, gate: RunningGateway, state: str) -> asyncio.Task[str] | None:
     """Wait for the state, or make it; the task of the caller's stream where there is one."""
     if state in PHASES:
-        await until(lambda: run.status.phase == state and state_has_tree(run), state, 20)
+        await until(lambda: run.status.phase == state and run.has_tree, state)
         return None
     if state == "warming":
         await run.state("warming")
@@ -173,12 +173,6 @@ async def reach(run: Running, gate: RunningGateway, state: str) -> asyncio.Task[
         run.launcher.restart()
         await run.state("draining")
     return stream
-
-
-def state_has_tree(run: Running) -> bool:
-    """Whether all processes of the tree have started, and the launcher has seen them."""
-    engine = run.launcher._run
-    return engine is not None and engine.process is not None and len(engine.process._roles) >= 3
 
 
 def noticed(run: Running, session: int) -> bool:

@@ -44,11 +44,11 @@ async def test_a_stall_that_ends_is_no_restart(tmp_path: Path):
 async def test_a_saturated_engine_is_not_dead(tmp_path: Path):
     """Far more work than it can take, for many times stall_seconds: no false alarm."""
     async with running(
-        tmp_path, stall_seconds=0.5, stall_grace_seconds=0.1, max_num_seqs=2, simulator={"tps": 100}
+        tmp_path, stall_seconds=1.5, stall_grace_seconds=0.5, max_num_seqs=2, simulator={"tps": 100}
     ) as run:
         await run.ready()
-        answers = await asyncio.gather(*(run.stream(30) for _ in range(20)))
-        assert all(len(frames) >= 30 for frames in answers)
+        answers = await asyncio.gather(*(run.stream(80) for _ in range(20)))  # 8 s
+        assert all(len(frames) >= 80 for frames in answers)
         assert run.states == ["starting", "warming", "ready"]
 
 
@@ -155,7 +155,7 @@ async def test_the_canary_sings_in_quiet_times(tmp_path: Path):
     async with running(tmp_path, canary_seconds=0.2, canary_timeout=0.5) as run:
         first = await run.ready()
         await run.knobs(fault="hang", fault_after=0)
-        await until(lambda: run.status.restarts == 1 and run.status.state == "ready", str(run.status))
+        await until(lambda: run.status.restarts >= 1 and run.status.state == "ready", str(run.status))
         assert run.status.pid != first.pid
         assert any("within 0 s" in status.reason or "answered" in status.reason for status in run.seen)
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from launcher.host import free_port
 from launcher.supervisor import Engine
 from tests.support.commands import command
 from tests.support.deaths import Belongings, tell
 from tests.support.gpus import H200_MIB, SimulatedDriver, box
 from tests.support.launchers import DEADLINE, running, session_members, until
+from tests.support.needs import free_port
 from tests.support.processes import alive_in_session
 
 PHASES = ("importing", "loading", "compiling", "capturing")
@@ -24,7 +24,7 @@ PHASES = ("importing", "loading", "compiling", "capturing")
 @pytest.mark.parametrize("state", ["stopped", "restarting"])
 async def test_a_stolen_port_is_named_and_waited_for(tmp_path: Path, record_property, state: str):
     """Somebody else listens on the engine's port: said who, tried again until it is free."""
-    port = free_port("127.0.0.1")
+    port = free_port()
     thief = socket.create_server(("127.0.0.1", port))
     if state == "restarting":
         thief.close()
@@ -111,7 +111,6 @@ async def test_memory_that_strangers_took_is_no_obstacle(tmp_path: Path, caplog)
         assert "GPU 0 has not got all of its memory back" in caplog.text
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the kernel's full disk")
 async def test_a_full_disk_costs_the_log_only(tmp_path: Path, record_property, caplog):
     """Neither the engine's log nor its record can be written: said once each, and the engine starts and serves."""
     for name in ("engine.log", "engine.new"):
@@ -135,9 +134,9 @@ async def test_a_full_disk_costs_the_log_only(tmp_path: Path, record_property, c
 @pytest.mark.parametrize("phase", PHASES)
 async def test_stop_in_each_phase(tmp_path: Path, record_property, phase: str, how: str):
     """Stopped while the engine starts, which then dies of TERM, hangs, or does not care: it is gone in any case."""
-    simulator = {"startup": 3, "start_signal": how, "tree": True}
+    simulator = {"start_hold": phase, "start_signal": how, "tree": True}
     async with running(tmp_path, simulator=simulator, stop_timeout=0.2) as run:
-        await until(lambda: run.status.phase == phase, phase)
+        await until(lambda: run.status.phase == phase and run.has_tree, phase)
         had = Belongings.of(tmp_path)
         began = time.monotonic()
         run.stop.set()

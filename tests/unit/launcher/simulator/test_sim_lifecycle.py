@@ -196,8 +196,11 @@ async def test_sigterm_during_start_up(tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         await asyncio.sleep(0.3)
         assert process.poll() is None
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 1
+        async with asyncio.timeout(30):
+            while process.poll() is None:  # again: a busy machine may make one of two that come close together
+                process.send_signal(signal.SIGTERM)
+                await asyncio.sleep(0.1)
+        assert process.returncode == 1
     finally:
         process.kill()
         process.wait()
