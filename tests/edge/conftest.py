@@ -7,25 +7,20 @@ import json
 import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
-from gateway.auth.passwords import Passwords
-from gateway.auth.throttle import Throttle
-from gateway.auth.users import Users
-from gateway.config import AuthSettings
-from gateway.store import Store
+from gateway.store import database_address
 from tests.edge.corpus import case as cases
 from tests.support.engines import MODEL
 from tests.support.gateways import RunningGateway, gateway
+from tests.support.members import PASSWORD, add_user
 from tests.support.nginx import Nginx, nginx_before
 from tests.support.scripted import Script, ScriptedEngine, chunked, http_answer, scripted_engine
 from tests.support.wire import Wire
 
-PASSWORD = "correct horse battery staple"
 SETTINGS: dict[str, Any] = {
     "head_seconds": 1,
     "body_seconds": 1,
@@ -68,24 +63,15 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
         secret = state / "corpus.key"
         secret.write_bytes(cases.SECRET)
         secret.chmod(0o600)
-        await add_user(state)
         gate = await stack.enter_async_context(
             gateway(engine.url, state, gateway=SETTINGS, auth={"secret_file": secret})
         )
+        await add_user(database_address(gate.config), "corpus")
         edge = await stack.enter_async_context(nginx_before(gate.url, settings=gate.config.gateway))
         login = {"username": "corpus", "password": PASSWORD}
         async with gate.http.post(gate.url + "/auth/login", json=login) as signed_in:
             session = signed_in.cookies["__Host-session"].value
         yield World(engine, gate, edge, session, edge.tls)
-
-
-async def add_user(state: Path) -> None:
-    store = await Store.open(state / "gatehouse.db")
-    passwords = Passwords()
-    users = Users(store, AuthSettings(), passwords, Throttle())
-    await users.add("corpus", PASSWORD, display_name=None, team=None, plan="member")
-    passwords.close()
-    await store.close()
 
 
 def answer(head: bytes, body: bytes) -> Script:

@@ -20,7 +20,7 @@ from gatehouse.cli import gatehouse
 from gatehouse.context import Context
 from gateway.auth.keys import load_keys
 from gateway.store import Store
-from launcher.host import free_port
+from tests.support.needs import free_ports
 from tests.support.stack import SIMULATED, running_stack
 
 
@@ -159,8 +159,8 @@ def test_an_address_of_another_machine(tmp_path: Path):
 
 def test_while_it_runs_its_own_ports_are_good(monkeypatch):
     """A running Gatehouse is no obstacle to itself: its engine's port and its gateway's are its own."""
-    port = free_port("127.0.0.1")
-    with running_stack({"engine": {**SIMULATED, "port": port}}) as stack:
+    engine, public, admin = free_ports(3)
+    with running_stack({"engine": {**SIMULATED, "port": engine}, "gateway": ports(public, admin)}) as stack:
         words = ("--config", str(stack.state_dir.parent / "gatehouse.yaml"), "--state-dir", str(stack.state_dir))
         found = findings(*words)
         assert {one["level"] for one in found.values()} <= {"ok", "note"}, found

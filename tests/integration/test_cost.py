@@ -8,7 +8,6 @@ connection made anew for each request, or a body parsed for each chunk.
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 from pathlib import Path
 
@@ -17,6 +16,9 @@ import pytest
 from bench.gateway import bodies, host
 from bench.gateway.measures import Bench, chunk, request
 from bench.gateway.peers import REST, gatehouse, nginx
+from tests.support.needs import missing
+from tests.support.nginx import nginx_path
+from tests.support.redis_server import server_binary
 
 ROUNDS = 3
 REQUEST_BOUND, CHUNK_BOUND = 80.0, 12.0  # seen: 15 and 1.5; 34 on a machine with twelve waiting for its two cores
@@ -25,15 +27,10 @@ REQUEST_BOUND, CHUNK_BOUND = 80.0, 12.0  # seen: 15 and 1.5; 34 on a machine wit
 @pytest.fixture(scope="module")
 def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The mock engine and the load generator, built."""
-    for program in ("cc", "redis-server"):
-        if shutil.which(program) is None:
-            assert os.environ.get("CI") != "true", f"{program} is missing: tools/system.sh test installs it"
-            pytest.skip(f"{program} is not installed")
-    try:
-        host.installed("nginx")
-    except FileNotFoundError:
-        assert os.environ.get("CI") != "true", "nginx is missing: tools/system.sh test installs it"
-        pytest.skip("nginx is not installed")
+    if shutil.which("cc") is None:
+        missing("cc")
+    server_binary()
+    nginx_path()
     folder = tmp_path_factory.mktemp("cost")
     host.build(folder)
     bodies.write(folder)

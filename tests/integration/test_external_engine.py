@@ -13,8 +13,8 @@ import pytest
 from click.testing import CliRunner
 
 from gatehouse.cli import gatehouse
-from launcher.host import free_port
 from tests.support.engines import simulator
+from tests.support.needs import free_port
 from tests.support.stack import Stack, running_stack, until
 
 KEY = "the-external-engines-own-key"
@@ -33,7 +33,7 @@ def ask(stack: Stack) -> str:
 async def test_an_external_engine_comes_and_goes(tmp_path: Path) -> None:
     """Its key comes from a file; its death and its return are seen; the end of Gatehouse is not its end."""
     (tmp_path / "key").write_text(KEY + "\n")
-    port = free_port("127.0.0.1")
+    port = free_port()
     engine = {
         "kind": "external", "url": f"http://127.0.0.1:{port}", "api_key_file": str(tmp_path / "key"),
         "health_interval": 0.1, "health_failures": 1,

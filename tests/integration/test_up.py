@@ -19,6 +19,7 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.support.needs import free_port
 from tests.support.stack import shared_memory
 
 DEADLINE = 60.0
@@ -168,10 +169,7 @@ def test_without_vllm_the_message_says_what_to_do(start: Callable[..., Up], tmp_
 
 def test_a_gateway_that_is_killed_comes_back(start: Callable[..., Up]) -> None:
     """The engine is not touched; a later request is served at the same address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    up = start("--demo", "--port", str(port), "--admin-port", "0", env={"GATEHOUSE_ENGINE__RESTART_DELAY": "1"})
+    up = start("--demo", "--port", str(free_port()), "--admin-port", "0", env={"GATEHOUSE_ENGINE__RESTART_DELAY": "1"})
     curl = up.until_said(r"^curl .*$")[0]
     engine = up.engine_pid()
     time.sleep(10.5)  # a gateway that dies within its first seconds is a failed start, not a death

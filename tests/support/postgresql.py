@@ -24,6 +24,7 @@ import psutil
 import psycopg
 import pytest
 
+from tests.support.needs import missing
 from tests.support.stack import until
 
 PASSWORD = "database-passphrase-" + secrets.token_hex(8)
@@ -34,8 +35,7 @@ def binaries() -> Path:
     debian = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[4]))
     found = debian[-1] if debian else shutil.which("initdb")
     if found is None:
-        assert os.environ.get("CI") != "true", "PostgreSQL is missing: tools/system.sh test installs it"
-        pytest.skip("PostgreSQL is not installed")
+        missing("PostgreSQL")
     return Path(found).parent
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import json
-import socket
 import subprocess
 import threading
 import time
@@ -24,6 +23,7 @@ from typing import Any
 
 import yaml
 
+from tests.support.needs import free_port
 from tests.support.stack import until
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -142,13 +142,6 @@ def webhook() -> Iterator[tuple[str, list[dict[str, Any]]]]:
         finally:
             server.shutdown()
             thread.join()
-
-
-def free_port() -> int:
-    """A port that nobody listens on (these programs cannot say which they took)."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @contextlib.contextmanager

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import hiredis
-import pytest
 
+from tests.support.needs import missing
 from tests.support.stack import until
 
 
@@ -28,8 +28,7 @@ def server_binary() -> str:
     """Path of redis-server, or what REDIS_SERVER names; without one the test is skipped, and fails in CI."""
     found = os.environ.get("REDIS_SERVER") or shutil.which("redis-server") or shutil.which("valkey-server")
     if found is None:
-        assert os.environ.get("CI") != "true", "redis-server is missing: tools/system.sh test installs it"
-        pytest.skip("redis-server is not installed")
+        missing("redis-server")
     return found
 
 
@@ -105,16 +104,3 @@ def running_redis(*options: str, port: int = 0, configuration: Path | None = Non
             yield server
         finally:
             server.kill()
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that are free now, below the ephemeral range minus 10,000 (a cluster's bus has port + 10,000)."""
-    found: list[int] = []
-    for port in range(21_000, 32_000):
-        with contextlib.suppress(OSError), socket.socket() as one, socket.socket() as bus:
-            one.bind(("127.0.0.1", port))
-            bus.bind(("127.0.0.1", port + 10_000))
-            found.append(port)
-        if len(found) == count:
-            return found
-    raise AssertionError("no free ports")

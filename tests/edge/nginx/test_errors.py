@@ -12,7 +12,7 @@ from gateway.config import GatewaySettings
 from tests.support.engines import MODEL, simulator
 from tests.support.gateways import gateway
 from tests.support.http2 import connection
-from tests.support.nginx import DOMAIN, Nginx, free_port, nginx_before
+from tests.support.nginx import DOMAIN, Nginx, nginx_before
 
 BEHIND_NGINX = {"trusted_proxies": ["127.0.0.0/8"]}
 BRIEF = GatewaySettings(total_seconds=1, first_token_seconds=1, next_token_seconds=1, hold_seconds=0)
@@ -282,8 +282,7 @@ async def test_files_that_are_not_as_asked_for(condition: dict[str, str], status
 
 async def test_https_asked_for_by_http_is_400() -> None:
     """Plain HTTP on the HTTPS port: 400 in the API's shape."""
-    port = free_port()
-    async with nginx_before(NOBODY, https_port=port) as edge:
+    async with nginx_before(NOBODY) as edge:
         reader, writer = await asyncio.open_connection("127.0.0.1", edge.port)
         writer.write(b"GET / HTTP/1.1\r\nHost: " + edge.site.authority.encode() + b"\r\nConnection: close\r\n\r\n")
         answer = await reader.read()

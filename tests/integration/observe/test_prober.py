@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.support.engines import parse_metrics
-from tests.support.prometheus import free_port, running
+from tests.support.needs import free_port
+from tests.support.prometheus import running
 from tests.support.promql import OF_PROBER
 
 DAYS = 9

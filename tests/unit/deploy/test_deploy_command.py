@@ -18,6 +18,7 @@ from gatehouse.deploy.templates import fill, find_templates, is_whole
 from gatehouse.settings import Sections
 from gateway.config import GatewaySettings
 from launcher.config import EngineSettings
+from tests.support.nginx import nginx_path
 
 ROOT = Path(__file__).parents[3]
 SITE = NginxSite("chat.example.com", ("127.0.0.1:8080",))
@@ -29,9 +30,7 @@ def run(*words: object) -> Result:
 
 
 def nginx(folder: Path) -> subprocess.CompletedProcess[str]:
-    program = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin")
-    assert program is not None, "tools/system.sh test installs nginx"
-    argv = [program, "-t", "-e", "stderr", "-c", str(folder / "nginx.conf")]
+    argv = [nginx_path(), "-t", "-e", "stderr", "-c", str(folder / "nginx.conf")]
     return subprocess.run(argv, capture_output=True, text=True, check=False)
 
 

@@ -14,7 +14,8 @@ from gateway.limits.limiter import Allowance, Kind, Pace, Rule
 from gateway.limits.memory import MemoryLimiter
 from gateway.limits.redis import RedisLimiter
 from gateway.redis import Address, Link, RedisAway
-from tests.support.redis_server import RedisServer, free_ports, running_redis
+from tests.support.needs import free_ports
+from tests.support.redis_server import RedisServer, running_redis
 
 LEASE = 30
 LONGEST_WAIT = 0.1
