@@ -87,15 +87,21 @@ class RunningGateway:
                 await asyncio.sleep(0.02)
 
 
-def configure(engine_url: str, state_dir: Path, **sections: Any) -> Config:
-    """Settings of a gateway under test: free ports, no limits, quiet."""
+def configure(engine_url: str, state_dir: Path, *, redis_seconds: float | None = None, **sections: Any) -> Config:
+    """Settings of a gateway under test: free ports, no limits, quiet.
+
+    `redis_seconds` is a `redis.timeout_seconds` beyond what the settings allow, which a busy machine takes for an outage.
+    """
     gateway = {"port": 0, "admin_port": 0, "drain_seconds": 5, **sections.pop("gateway", {})}
     engine = {"url": engine_url, "model": MODEL, **sections.pop("engine", {})}
     logging = {"stdout": False, **sections.pop("logging", {})}
     sections.setdefault("plans", UNLIMITED)
-    return Config.model_validate(
+    config = Config.model_validate(
         {"state_dir": state_dir, "engine": EngineTarget(**engine), "gateway": gateway, "logging": logging, **sections}
     )
+    if redis_seconds is None:
+        return config
+    return config.model_copy(update={"redis": config.redis.model_copy(update={"timeout_seconds": redis_seconds})})
 
 
 @contextlib.asynccontextmanager

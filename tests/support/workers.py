@@ -162,7 +162,7 @@ async def workers(
     """Run it; at the end SIGTERM it, unless that has happened, and check that nothing is left."""
     merged: dict[str, Any] = {
         "engine": {"kind": "external", "url": engine_url},
-        "redis": {"url": redis_url},
+        "redis": {"url": redis_url, "timeout_seconds": 0.1},  # as long as it may be: the machine is busy
         "logging": {"stdout": False},
         "plans": {"service": NO_LIMITS, "member": NO_LIMITS},
         **sections,

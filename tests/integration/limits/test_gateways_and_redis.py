@@ -1,13 +1,11 @@
 """Whole gateways on one Redis: limits over HTTP, the mode that administrators see, the official client in a storm."""
 
 import asyncio
-import contextlib
 import random
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import openai
 import pytest
 
@@ -20,6 +18,7 @@ from tests.support.gateways import RunningGateway, gateway
 from tests.support.redis_server import RedisServer, running_redis
 
 BODY = {"model": MODEL, "messages": [{"role": "user", "content": "hello"}], "max_tokens": 8}
+PATIENT = 10.0  # seconds: Redis is not away because this machine is busy
 
 
 @pytest.fixture
@@ -52,17 +51,17 @@ async def ask(gate: RunningGateway, subject: str = "alice", **fields: Any) -> tu
 
 async def test_two_gateways_share_every_limit(engine: Simulator, server: RedisServer, tmp_path: Path) -> None:
     """Requests over both gateways together pass as often as the plan allows, and the headers of both agree."""
-    plan = sections(server, {"requests_per_minute": 6, "request_burst": 5})
+    plan = sections(server, {"requests_per_minute": 1, "request_burst": 5})  # one more after a whole minute
     async with (
-        gateway(engine.url, tmp_path / "one", **plan) as one,
-        gateway(engine.url, tmp_path / "two", **plan) as two,
+        gateway(engine.url, tmp_path / "one", redis_seconds=PATIENT, **plan) as one,
+        gateway(engine.url, tmp_path / "two", redis_seconds=PATIENT, **plan) as two,
     ):
         answers = await asyncio.gather(*(ask((one, two)[number % 2]) for number in range(16)))
         assert sorted(status for status, _, _ in answers) == [200] * 5 + [429] * 11
         for gate in (one, two):
             _, headers, _ = await ask(gate)
             assert headers["x-ratelimit-remaining-requests"] == "0"
-            assert 0 < int(headers["retry-after-ms"]) <= 10_000
+            assert 0 < int(headers["retry-after-ms"]) <= 60_000
 
 
 async def test_the_mode_is_shown_to_administrators_and_in_the_metrics(
@@ -79,7 +78,7 @@ async def test_the_mode_is_shown_to_administrators_and_in_the_metrics(
                 while await mode() != wanted:
                     await asyncio.sleep(0.02)
 
-        assert await mode() == "redis"
+        await until("redis")
         assert "x-gatehouse-limiter" not in (await ask(gate))[1]
         server.pause()
         assert await mode() == "local"
@@ -93,7 +92,9 @@ async def test_the_mode_is_shown_to_administrators_and_in_the_metrics(
 
 async def test_closed_refuses_in_the_apis_own_shape(engine: Simulator, server: RedisServer, tmp_path: Path) -> None:
     """With on_failure closed: 503 with a code and Retry-After, recorded as a refusal."""
-    async with gateway(engine.url, tmp_path, **sections(server, {}, on_failure="closed")) as gate:
+    async with gateway(
+        engine.url, tmp_path, redis_seconds=PATIENT, **sections(server, {}, on_failure="closed")
+    ) as gate:
         assert (await ask(gate))[0] == 200
         server.kill()
         status, headers, body = await ask(gate)
@@ -111,7 +112,7 @@ async def test_the_openai_client_rides_through_a_storm(
     engine: Simulator, server: RedisServer, tmp_path: Path, plan: dict[str, Any]
 ) -> None:
     """Default retries, more than the limit lets through at once: 429s, and not one error."""
-    async with gateway(engine.url, tmp_path, **sections(server, plan)) as gate:
+    async with gateway(engine.url, tmp_path, redis_seconds=PATIENT, **sections(server, plan)) as gate:
         client = openai.AsyncOpenAI(base_url=gate.url + "/v1", api_key=gate.token("alice"))
         async with client:
             for _ in range(8):
@@ -130,7 +131,7 @@ async def test_a_spent_budget_is_not_tried_again(
     engine: Simulator, server: RedisServer, tmp_path: Path, budget: str
 ) -> None:
     """The official client fails at once, with the quota's own code: one request, not three."""
-    async with gateway(engine.url, tmp_path, **sections(server, {budget: 200})) as gate:
+    async with gateway(engine.url, tmp_path, redis_seconds=PATIENT, **sections(server, {budget: 200})) as gate:
         client = openai.AsyncOpenAI(base_url=gate.url + "/v1", api_key=gate.token("alice"))
         async with client:
             with pytest.raises(openai.RateLimitError) as caught:
@@ -151,17 +152,18 @@ async def test_charged_is_what_the_engine_sent_through_outages_and_disconnects(
     async with gateway(engine.url, tmp_path, **sections(server, {"tokens_per_day": 10**9})) as gate:
         headers = {"Authorization": f"Bearer {gate.token('alice')}"}
 
+        begun = 0
+
         async def client(number: int) -> None:
+            nonlocal begun
             for turn in range(8):
                 body = BODY | {"stream": True, "max_tokens": 60, "ignore_eos": True}
-                chooser = random.Random(100 * number + turn)
-                with contextlib.suppress(TimeoutError, aiohttp.ClientError):
-                    async with asyncio.timeout(chooser.choice((0.05, 0.1, 5))):
-                        async with gate.http.post(
-                            gate.url + "/v1/chat/completions", json=body, headers=headers
-                        ) as answer:
-                            assert answer.status == 200
-                            await answer.read()
+                pieces = random.Random(100 * number + turn).choice((1, 10, 1000))  # read before it leaves
+                async with gate.http.post(gate.url + "/v1/chat/completions", json=body, headers=headers) as answer:
+                    assert answer.status == 200
+                    begun += 1
+                    while pieces and await answer.content.readany():
+                        pieces -= 1
 
         async def breaker() -> None:
             for _ in range(3):
@@ -180,7 +182,7 @@ async def test_charged_is_what_the_engine_sent_through_outages_and_disconnects(
             while True:
                 lines = [line for line in gate.log_lines() if line["route"] == "/v1/chat/completions"]
                 recorded = sum(line["prompt_tokens"] + line["completion_tokens"] for line in lines)
-                if await charged(server) == recorded and len(lines) >= 90:
+                if await charged(server) == recorded and len(lines) == begun:
                     break
                 await asyncio.sleep(0.1)
         assert {line["outcome"] for line in lines} >= {"complete", "client_gone"}

@@ -2,36 +2,34 @@
 
 import asyncio
 import contextlib
-import datetime as dt
 import uuid
 from pathlib import Path
 
 import pytest
 import redis
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from bench.limits import over_http
 from bench.limits.exact import until_bright
+from gatehouse.deploy.certificate import self_signed
 from gateway.limits.fallback import FallbackLimiter
 from gateway.limits.limiter import Allowance, Rule
 from gateway.limits.memory import MemoryLimiter
 from gateway.limits.redis import RedisLimiter
 from gateway.redis import Address, Link
-from tests.support.redis_server import RedisServer, free_ports, running_redis
+from tests.support.needs import free_port, free_ports
+from tests.support.redis_server import RedisServer, running_redis
 from tests.support.stack import until
 
 RULES = (Rule("total", Allowance(concurrent=5, tokens_per_day=1000)),)
 
 
 @contextlib.asynccontextmanager
-async def limiter(url: str, namespace: str = ""):
-    """A limiter that shall count in Redis."""
+async def limiter(url: str, namespace: str = "", seconds: float = 10.0):
+    """A limiter that shall count in Redis, and waits so long for it: by default even where this machine is busy."""
     name = namespace or uuid.uuid4().hex
     one = FallbackLimiter(
         lambda link: RedisLimiter(link, lease=30, time_zone="UTC", namespace=name),
-        lambda on_lost: Link(Address(url), 0.1, on_lost),
+        lambda on_lost: Link(Address(url), seconds, on_lost),
         MemoryLimiter(lease=30, time_zone="UTC"),
         on_failure="local",
         time_zone="UTC",
@@ -59,7 +57,7 @@ async def works(url: str) -> None:
 
 async def test_tcp_with_a_password_and_a_database() -> None:
     """Nobody in particular, or a named user with a password full of punctuation; and SELECT."""
-    (port,) = free_ports(1)
+    port = free_port()
     with running_redis(port=port) as server:
         server.cli("ACL", "SETUSER", "gate", "on", ">s3cr:t@/", "~{*", "&*", "+@all")
         await works(f"redis://gate:s3cr%3At%40%2F@127.0.0.1:{port}/1")
@@ -71,7 +69,7 @@ async def test_tcp_with_a_password_and_a_database() -> None:
 
 async def test_a_wrong_password_is_said_and_local_limits_hold(caplog: pytest.LogCaptureFixture) -> None:
     """The gateway starts without Redis, says why, and never shows the password."""
-    (port,) = free_ports(1)
+    port = free_port()
     with running_redis(port=port) as server:
         server.cli("CONFIG", "SET", "requirepass", "right")
         async with limiter(f"redis://:wrong-one@127.0.0.1:{port}") as one:
@@ -81,35 +79,12 @@ async def test_a_wrong_password_is_said_and_local_limits_hold(caplog: pytest.Log
     assert "wrong-one" not in caplog.text
 
 
-def make_certificate(folder: Path) -> tuple[Path, Path]:
-    """A self-signed certificate for 127.0.0.1 and its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "redis")])
-    now = dt.datetime.now(dt.UTC)
-    names = x509.SubjectAlternativeName([x509.DNSName("localhost")])
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - dt.timedelta(hours=1))
-        .not_valid_after(now + dt.timedelta(hours=1))
-        .add_extension(names, critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    files = folder / "redis.crt", folder / "redis.key"
-    files[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    pem = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    files[1].write_bytes(key.private_bytes(*pem))
-    return files
-
-
 async def test_tls_is_verified(tmp_path: Path) -> None:
     """rediss:// with the server's CA works; without it nothing is sent, and local limits hold."""
-    certificate, key = make_certificate(tmp_path)
-    (port,) = free_ports(1)
+    certificate, key = tmp_path / "redis.crt", tmp_path / "redis.key"
+    for file, pem in zip((certificate, key), self_signed("localhost"), strict=True):
+        file.write_text(pem)
+    port = free_port()
     options = ["--tls-port", str(port), "--tls-cert-file", str(certificate), "--tls-key-file", str(key)]
     with running_redis(*options, "--tls-ca-cert-file", str(certificate), "--tls-auth-clients", "no"):
         await works(f"rediss://localhost:{port}?ssl_ca_certs={certificate}")
@@ -122,7 +97,7 @@ async def test_a_cluster_is_found_from_any_node() -> None:
     ports = free_ports(3)
     with contextlib.ExitStack() as stack:
         nodes = [
-            stack.enter_context(running_redis("--cluster-enabled", "yes", "--cluster-node-timeout", "2000", port=port))
+            stack.enter_context(running_redis("--cluster-enabled", "yes", "--cluster-node-timeout", "30000", port=port))
             for port in ports
         ]
         await asyncio.to_thread(join, nodes, ports)
@@ -204,7 +179,7 @@ async def test_sentinels_lead_to_the_primary_and_after_a_failover_to_the_new_one
         configuration = tmp_path / "sentinel.conf"
         configuration.write_text(
             f"sentinel monitor house 127.0.0.1 {primary_port} 1\n"
-            "sentinel down-after-milliseconds house 500\nsentinel failover-timeout house 2000\n"
+            "sentinel down-after-milliseconds house 1500\nsentinel failover-timeout house 2000\n"
         )
         stack.enter_context(running_redis("--sentinel", port=sentinel_port, configuration=configuration))
         async with limiter(f"redis+sentinel://127.0.0.1:{sentinel_port}/house") as one:

@@ -28,7 +28,8 @@ class Served:
     def __init__(self, folder: Path, engine_url: str) -> None:
         self.folder, self.file, self.engine_url = folder, folder / "gatehouse.yaml", engine_url
         self.state, self.output = folder / "state", folder / "output"
-        self.configure(service={"requests_per_minute": 60, "request_burst": 2})
+        self.configure(service={"requests_per_minute": 1, "request_burst": 2})
+        self.config = Context(self.file, self.state).gateway_config()
         argv = [
             sys.executable,
             "-m",
@@ -76,8 +77,8 @@ class Served:
             return 0
 
     def token(self, subject: str, plan: str = "service") -> str:
-        config = Context(self.file, self.state).gateway_config()
-        return issue_token(load_keys(config).signing, config.auth, subject=subject, plan=plan, ttl_seconds=600)[0]
+        signing = load_keys(self.config).signing
+        return issue_token(signing, self.config.auth, subject=subject, plan=plan, ttl_seconds=600)[0]
 
     def admitted(self, subject: str, tries: int, plan: str = "service") -> int:
         """How many of so many requests at once pass."""
@@ -85,8 +86,9 @@ class Served:
         body = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
         return sum(self.status("POST", "/v1/chat/completions", body, token) == 200 for _ in range(tries))
 
-    def said(self, pattern: str) -> bool:
-        return re.search(pattern, self.output.read_text()) is not None
+    def said(self, pattern: str) -> int:
+        """How often that was said."""
+        return len(re.findall(pattern, self.output.read_text()))
 
 
 @pytest.fixture
@@ -126,34 +128,38 @@ def test_limits_change_without_dropping_a_stream(served: Served) -> None:
     streaming = threading.Thread(target=stream)
     streaming.start()
     until(lambda: len(events) > 10, "the stream runs")
-    served.configure(service={"requests_per_minute": 60, "request_burst": 7}, gold={"requests_per_minute": 5})
+    served.configure(service={"requests_per_minute": 1, "request_burst": 7}, gold={"requests_per_minute": 1})
     until(lambda: served.said("plans and limits are taken over"), "the change was seen", alive=served.process)
     assert served.admitted("b", 9) == 7
     assert served.admitted("c", 2, "gold") == 1
     served.process.send_signal(signal.SIGHUP)
-    until(lambda: len(re.findall("are taken over", served.output.read_text())) == 2, "SIGHUP was heard")
+    until(lambda: served.said("are taken over") == 2, "SIGHUP was heard")
     streaming.join(60)
     assert events[-2].strip() == b"data: [DONE]"
     assert any(b'"finish_reason":"length"' in event for event in events)
 
 
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ("plans: {service: {requests_per_minute: -1}}", r"plans\.service\.requests_per_minute"),
-        ("plans: {service: {", "is not YAML"),
-        ("auth: {default_plan: gold}", "there is no plan 'gold'"),
-        ("nonsense: {}", "nonsense"),
-    ],
-)
-def test_a_bad_file_changes_nothing_and_says_why(served: Served, text: str, reason: str) -> None:
+BAD = {
+    "plans: {service: {requests_per_minute: -1}}": r"plans\.service\.requests_per_minute",
+    "plans: {service: {": "is not YAML",
+    "auth: {default_plan: gold}": "there is no plan 'gold'",
+    "nonsense: {}": "nonsense",
+}
+
+
+def test_a_bad_file_changes_nothing_and_says_why(served: Served) -> None:
     """What was in force stays, every mistake is in the log, and the next good file counts."""
-    served.configure(text)
-    until(lambda: served.said("not taken over"), "the mistake was seen", alive=served.process)
-    assert served.said(reason)
-    served.configure(service={"requests_per_minute": 60, "request_burst": 3})
-    until(lambda: served.said("plans and limits are taken over"), "the repair was seen", alive=served.process)
-    assert served.admitted("a", 5) == 3
+    for number, (text, reason) in enumerate(BAD.items(), 1):
+        assert served.said(reason) == 0
+        served.configure(text)
+        until(lambda wanted=number: served.said("not taken over") == wanted, f"{text} was seen", alive=served.process)
+        assert served.said(reason) > 0
+        assert served.admitted(f"still {number}", 9) == 1 + number
+        served.configure(service={"requests_per_minute": 1, "request_burst": 2 + number})
+        until(
+            lambda wanted=number: served.said("are taken over") == wanted, "the repair was seen", alive=served.process
+        )
+        assert served.admitted(f"repaired {number}", 9) == 2 + number
 
 
 def test_what_takes_a_restart_is_said(served: Served) -> None:

@@ -9,28 +9,42 @@ from typing import Any
 import pytest
 
 from gateway.admission import Admission
-from gateway.auth.passwords import Passwords
-from gateway.auth.throttle import Throttle
-from gateway.auth.users import Users
 from gateway.engine import Engine
-from gateway.store import Store
 from tests.support.engines import DEADLINE, MODEL, Simulator, simulator
 from tests.support.gateways import RunningGateway, configure, gateway
+from tests.support.members import OVER_HTTP, OWN_PAGE, member
 from tests.unit.gateway.exchanges import finished
 
 SERVICE_SECONDS = 0.4
 TOKENS = 20
 PLACES = 2
 SLOTS = ("--max-num-seqs", str(PLACES), "--scheduling-policy", "priority")
-PASSWORD = "correct horse battery staple"
 NUMBERS = itertools.count()
+WAITING = "vllm:num_requests_waiting"
 BODY = {"model": MODEL, "messages": [{"role": "user", "content": "hello"}], "max_tokens": TOKENS, "ignore_eos": True}
 
 
 @pytest.fixture
 async def engine() -> AsyncIterator[Simulator]:
-    async with simulator(*SLOTS, knobs={"ttft": 0.0, "tps": TOKENS / SERVICE_SECONDS}) as engine:
+    """One that stands almost still: nobody's turn comes within 40 s, unless a test lets it serve."""
+    async with simulator(*SLOTS) as engine:
+        await stand_still(engine)
         yield engine
+
+
+async def stand_still(engine: Simulator) -> None:
+    await engine.knobs(tps=TOKENS / 40)
+
+
+async def in_engine(engine: Simulator) -> float:
+    """How many requests it has."""
+    told = await engine.metrics()
+    return told["vllm:num_requests_running"] + told[WAITING]
+
+
+async def serve(engine: Simulator, seconds: float = SERVICE_SECONDS) -> None:
+    """Let it serve, each request in so many seconds."""
+    await engine.knobs(tps=TOKENS / seconds)
 
 
 async def ask(gate: RunningGateway, subject: str, plan: str, **fields: Any) -> tuple[int, Any, bytes]:
@@ -66,8 +80,11 @@ async def test_who_has_one_request_does_not_wait_behind_200(engine: Simulator, t
     """
     async with gateway(engine.url, tmp_path) as gate:
         flood = [asyncio.create_task(ask(gate, "greedy", "member")) for _ in range(200)]
-        await engine.until("vllm:num_requests_waiting", lambda waiting: waiting >= 190)
-        assert (await ask(gate, "modest", "member"))[0] == 200
+        await engine.until(WAITING, 200 - PLACES)
+        modest = asyncio.create_task(ask(gate, "modest", "member"))
+        await engine.until(WAITING, 201 - PLACES)
+        await serve(engine)
+        assert (await modest)[0] == 200
         ended = await before(engine, "modest")
         await leave(flood)
     assert set(ended) == {"greedy"}
@@ -78,31 +95,20 @@ async def test_chat_goes_before_batch(engine: Simulator, tmp_path: Path) -> None
     """Thirty programs of one plan wait with one request each: who sits before the chat, on the same plan, is next; a
     program of a plan with a lower number comes after that, and before them.
     """
-    async with gateway(engine.url, tmp_path) as gate:
-        chat = await signed_in(gate, "ada", plan="service")
+    async with gateway(engine.url, tmp_path, auth=OVER_HTTP) as gate:
+        ada = await member(gate, "ada", plan="service")
         flood = [asyncio.create_task(ask(gate, f"batch-{number}", "service")) for number in range(30)]
-        await engine.until("vllm:num_requests_waiting", lambda waiting: waiting >= 28)
+        await engine.until(WAITING, 30 - PLACES)
         last = asyncio.create_task(ask(gate, "program", "member"))
-        await engine.until("vllm:num_requests_waiting", lambda waiting: waiting >= 28)
-        assert (await post(gate, chat, "ada"))[0] == (await last)[0] == 200
+        await engine.until(WAITING, 31 - PLACES)
+        first = asyncio.create_task(post(gate, {"Cookie": ada.cookie, **OWN_PAGE}, "ada"))
+        await engine.until(WAITING, 32 - PLACES)
+        await serve(engine)
+        assert (await first)[0] == (await last)[0] == 200
         ended = await before(engine, "ada"), await before(engine, "program")
         await leave(flood)
     for name, others in zip(("ada", "program"), ended, strict=True):
-        assert len([other for other in others if other.startswith("batch")]) <= 2 * PLACES, name
-
-
-async def signed_in(gate: RunningGateway, name: str, plan: str) -> dict[str, str]:
-    """The headers of a browser in which that user, who is made here, has signed in."""
-    store, passwords = await Store.open(gate.config.state_dir / "gatehouse.db"), Passwords()
-    users = Users(store, gate.config.auth, passwords, Throttle())
-    await users.add(name, PASSWORD, display_name=None, team=None, plan=plan)
-    await store.close()
-    passwords.close()
-    page = {"Sec-Fetch-Site": "same-origin"}
-    login = {"username": name, "password": PASSWORD}
-    async with gate.http.post(gate.url + "/auth/login", json=login, headers=page) as answer:
-        assert answer.status == 200, await answer.text()
-        return page | {"Cookie": answer.headers["Set-Cookie"].partition(";")[0]}
+        assert len([other for other in others if other.startswith("batch")]) <= PLACES, name
 
 
 async def leave(flood: list[asyncio.Task[Any]]) -> None:
@@ -115,16 +121,22 @@ async def test_beyond_max_waiting_batch_is_refused_before_chat(engine: Simulator
     """With room for 20, batch services get in while fewer than 10 wait, chat while fewer than 20; then 503, honestly."""
     async with gateway(engine.url, tmp_path, gateway={"max_waiting": 20}) as gate:
         flood = [asyncio.create_task(ask(gate, f"s{n}", "service")) for n in range(60)]
-        refused = [status for status, _, _ in await asyncio.gather(*flood) if status == 503]
+        async with asyncio.timeout(DEADLINE):  # until each is refused or has reached the engine
+            while sum(task.done() for task in flood) + await in_engine(engine) < len(flood):
+                await asyncio.sleep(0.01)
+        refused = [task for task in flood if task.done()]
         assert 30 <= len(refused) < 60
+        assert {task.result()[0] for task in refused} == {503}
+        await serve(engine)
+        assert [status for status, _, _ in await asyncio.gather(*flood)].count(200) == 60 - len(refused)
 
-        await engine.knobs(tps=1)  # nobody's turn comes before the last one has asked: 20 s
+        await stand_still(engine)
         running = [asyncio.create_task(ask(gate, f"m{n}", "member")) for n in range(14)]
-        await engine.until("vllm:num_requests_waiting", 14 - PLACES)
+        await engine.until(WAITING, 14 - PLACES)
         batch = await ask(gate, "s", "service")
         asking = asyncio.create_task(ask(gate, "m", "member"))
-        await engine.until("vllm:num_requests_waiting", 15 - PLACES)
-        await engine.knobs(tps=TOKENS / SERVICE_SECONDS)
+        await engine.until(WAITING, 15 - PLACES)
+        await serve(engine)
         chat = await asking
         assert (batch[0], chat[0]) == (503, 200)
         assert 1 <= int(batch[1]["retry-after"]) <= 60
@@ -142,14 +154,13 @@ async def test_beyond_max_waiting_batch_is_refused_before_chat(engine: Simulator
 
 async def test_the_line_is_never_longer_than_allowed(engine: Simulator, tmp_path: Path) -> None:
     """Under a flood of 120 the engine's own figure stays near the bound, and who is refused comes back and is served."""
-    await engine.knobs(tps=TOKENS / 0.05)
     async with gateway(engine.url, tmp_path, gateway={"max_waiting": 30}) as gate:
         longest = 0.0
 
         async def watch() -> None:
             nonlocal longest
             while True:
-                longest = max(longest, (await engine.metrics())["vllm:num_requests_waiting"])
+                longest = max(longest, (await engine.metrics())[WAITING])
                 await asyncio.sleep(0.02)
 
         watching = asyncio.create_task(watch())
@@ -160,7 +171,8 @@ async def test_the_line_is_never_longer_than_allowed(engine: Simulator, tmp_path
             assert got[0] == 200
 
         first = [asyncio.create_task(persistent(number)) for number in range(40)]
-        await engine.until("vllm:num_requests_waiting", lambda waiting: waiting >= 10)
+        await engine.until(WAITING, lambda waiting: waiting >= 10)
+        await serve(engine, 0.05)
         await asyncio.gather(*first, *(persistent(number) for number in range(40, 120)))
         watching.cancel()
     assert longest <= 60
@@ -175,18 +187,20 @@ async def test_a_request_knows_its_place_and_when_its_turn_comes(engine: Simulat
     async with served.watching(), asyncio.TaskGroup() as tasks:
         watching = tasks.create_task(admission.watch())
         admission.enter(finished(), 0)
-        for _ in range(20):
+        for _ in range(60):
             tasks.create_task(engine.chat(max_tokens=TOKENS, ignore_eos=True))
-        async with asyncio.timeout(30):
+        await engine.until(WAITING, 60 - PLACES)
+        await serve(engine)
+        async with asyncio.timeout(DEADLINE):
             while admission._speed.seconds(1) is None:
                 await asyncio.sleep(0.01)
-        await engine.knobs(tps=1)  # from here on nothing moves for twenty seconds
-        waiting = int((await engine.metrics())["vllm:num_requests_waiting"])
+        await stand_still(engine)
+        waiting = int((await engine.metrics())[WAITING])
         assert waiting >= 3
         exchanges = [finished(number, first_token_at=None) for number in range(PLACES + waiting)]
         for number, exchange in enumerate(exchanges):
             admission.enter(exchange, -number)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(DEADLINE):
             while admission.waiting != waiting:
                 await asyncio.sleep(0.01)
         places = [admission.place(exchange) for exchange in reversed(exchanges)]
@@ -206,13 +220,11 @@ async def test_the_chat_is_told_how_long_the_line_is(engine: Simulator, tmp_path
     async with gateway(engine.url, tmp_path) as gate:
         flood = [asyncio.create_task(ask(gate, "greedy", "member")) for _ in range(30)]
         headers = {"Authorization": f"Bearer {gate.token('reader', scopes=('chat',))}"}
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(DEADLINE):
             waiting = 0
-            while waiting < 5:
+            while waiting < 30 - PLACES:
                 async with gate.http.get(gate.url + "/api/engine", headers=headers) as answer:
                     waiting = (await answer.json())["waiting"]
                 await asyncio.sleep(0.05)
-        assert waiting <= 30
-        for task in flood:
-            task.cancel()
-        await asyncio.gather(*flood, return_exceptions=True)
+        assert waiting == 30 - PLACES
+        await leave(flood)

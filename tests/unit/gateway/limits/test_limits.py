@@ -9,9 +9,10 @@ import pytest
 from gateway.config import Config, EngineTarget, LimitsSettings, PlanSettings
 from gateway.context import Api, Exchange, Principal, Usage, Via
 from gateway.limits import Limits
-from gateway.limits.limiter import Kind
+from gateway.limits.limiter import SECOND, Kind
 from gateway.limits.memory import MemoryLimiter
 from gateway.limits.patience import Durations
+from tests.unit.gateway.limits.limiter_machine import Clock
 
 LEASE = 0.15
 
@@ -124,13 +125,32 @@ async def test_the_prompt_counts_at_most_as_a_full_context(limits: Limits) -> No
     assert exchange.prompt_estimate == 8192
 
 
-async def test_heartbeats_keep_a_long_stream_counted(limits: Limits) -> None:
-    """A request that outlives its lease many times still holds its place."""
+async def test_heartbeats_keep_a_long_stream_counted() -> None:
+    """A request that outlives its lease many times still holds its place: the lease's clock moves by most of it between
+    two heartbeats.
+    """
+    clock = Clock()
+
+    class Counting(MemoryLimiter):
+        beats = 0
+
+        async def renew(self, reservation_ids) -> None:
+            """Renew, and count."""
+            await super().renew(reservation_ids)
+            self.beats += 1
+
+    limiter = Counting(lease=LEASE, time_zone="UTC", clock=clock, wall=clock)
+    limits = Limits(make_config(concurrent_requests=1), limiter)
+    await limits.start()
     assert (await limits.reserve(make_exchange(), "m", 10, 10)).allowed
-    await asyncio.sleep(4 * LEASE)
+    for _ in range(5):
+        clock.now += round(0.9 * LEASE * SECOND)
+        beats = limiter.beats
+        await until(lambda beats=beats: limiter.beats > beats)
     verdict = await limits.reserve(make_exchange(), "m", 10, 10)
     assert verdict.refusal is not None
     assert verdict.refusal.kind is Kind.CONCURRENT
+    await limits.close()
 
 
 async def test_settlements_wait_for_a_limiter_that_is_away() -> None:
