@@ -282,6 +282,7 @@ async def test_no_request_waits_for_the_provider(
     idp: Provider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While the provider accepts connections and says nothing, requests are answered: known keys 200, unknown 401."""
+    monkeypatch.setattr(fetch, "FETCH_SECONDS", 60)
     async with house_of(tmp_path, jwks_url=f"{idp.url}/jwks") as house:
         token = sign("ES256", live_claims())
         assert await who(house, token) == 200
