@@ -3,30 +3,46 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
-from tests.support.engines import MODEL, Simulator, simulator
+from tests.support.engines import FAST, MODEL, Simulator, simulator
 from tests.support.gateways import RunningGateway, gateway
 
 CHAT = "/v1/chat/completions"
+NUMBERS = itertools.count()
 HELLO = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 3}
 
 
-@pytest.fixture
-async def engine() -> AsyncIterator[Simulator]:
-    async with simulator("--sim-control") as engine:
-        yield engine
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[Simulator, RunningGateway]]:
+    """One engine and one gateway: whatever one test sends must leave them as good for the next."""
+    limits = {"max_body_bytes": 1_000_000, "body_seconds": 2}
+    async with simulator() as engine, gateway(engine.url, tmp_path_factory.mktemp("state"), gateway=limits) as gate:
+        yield engine, gate
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def engine(served: tuple[Simulator, RunningGateway]) -> Simulator:
+    """The engine, which remembers no request of earlier tests."""
+    engine, _ = served
+    await engine.reset()
+    await engine.knobs(**FAST)
+    return engine
 
 
 @pytest.fixture
-async def gate(engine: Simulator, tmp_path: Path) -> AsyncIterator[RunningGateway]:
-    async with gateway(engine.url, tmp_path, gateway={"max_body_bytes": 1_000_000, "body_seconds": 1}) as gate:
-        yield gate
+def gate(served: tuple[Simulator, RunningGateway]) -> RunningGateway:
+    return served[1]
 
 
 class Client:
@@ -44,7 +60,7 @@ class Client:
         return int(head[0].split()[1]), fields, json.loads(body) if body else None
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def client(gate: RunningGateway) -> AsyncIterator[Client]:
     host, port = gate.url.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
@@ -87,7 +103,8 @@ async def test_bad_bodies(
     gate: RunningGateway, engine: Simulator, client: Client, body: bytes, status: int, code: str, path: str
 ) -> None:
     """Each is refused with what was wrong; the same connection serves a good request next; the engine saw only that."""
-    got, fields, answer = await client.ask(request(gate, body, path))
+    name = f"{next(NUMBERS)}"
+    got, fields, answer = await client.ask(request(gate, body, path, X_Request_Id=name))
     assert got == status
     assert answer["error"]["message"]
     if path == CHAT:
@@ -95,13 +112,13 @@ async def test_bad_bodies(
     else:
         assert answer["type"] == "error"
         assert fields["request-id"] == answer["request_id"]
-    assert fields["x-request-id"]
+    assert fields["x-request-id"] == name
     got, _, answer = await client.ask(request(gate, json.dumps(HELLO).encode()))
     assert got == 200
     posts = [r for r in await engine.requests() if r["method"] == "POST"]
     assert len(posts) == 1
-    [line] = await gate.logged(1, status=status)
-    assert (line["outcome"], line["error_code"]) == ("rejected", code)
+    [line] = await gate.logged(1, request_id=name)
+    assert (line["outcome"], line["status"], line["error_code"]) == ("rejected", status, code)
 
 
 async def test_a_body_of_20_mb(gate: RunningGateway, engine: Simulator, client: Client) -> None:

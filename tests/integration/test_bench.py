@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from tests.support.stack import SIMULATED, Stack, running_stack
+from gatehouse.cli import gatehouse
+from tests.support.stack import SIMULATED, Stack, running_stack, until
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +48,7 @@ def test_the_gateway_beside_its_engine(stack: Stack, tmp_path: Path) -> None:
         ("engine", "gateway", 1),
         ("engine", "gateway", 4),
     ]
-    lines = stack.log_lines()[before:]
+    lines = until(lambda: stack.log_lines()[before + 24 :] and stack.log_lines()[before:], "all are in the record")
     assert len(lines) == 1 + 24
     assert sum(line["prompt_tokens"] for line in lines[1:]) == sum(
         rows["gateway", each]["input_tokens"] for each in (1, 4)
@@ -81,8 +83,8 @@ def test_refusals_are_counted_and_fail_the_command(stack: Stack) -> None:
 )
 def test_wrong_words_are_told(stack: Stack, words: list[str], said: str) -> None:
     """A mistake in the command line is exit code 2 and a sentence that names it."""
-    done = bench(stack, *words)
-    assert done.returncode == 2
+    done = CliRunner().invoke(gatehouse, ["bench", "--state-dir", str(stack.state_dir), *words])
+    assert done.exit_code == 2
     assert said in " ".join(done.stderr.split())
 
 

@@ -159,7 +159,7 @@ async def test_stopping(tmp_path: Path) -> None:
         assert (await engine.metrics())[RUNNING] == 1
         assert (await ada.ok("GET", "/api/runs"))["runs"][0]["run"] == run
         assert (await ada.call("DELETE", f"/api/runs/{run}")).status == 204
-        await engine.until(RUNNING, 0, deadline=5)
+        await engine.until(RUNNING, 0)
         frames = await ada.frames(run)
         assert (frames[-1]["finish"], frames[-1]["status"]) == ("stopped", "stopped")
         answer = await ada.message(chat, run)
@@ -236,7 +236,7 @@ async def test_what_is_refused_leaves_nothing(tmp_path: Path) -> None:
         "service": PlanSettings(),
     }
     settings = {"auth": OVER_HTTP, "plans": plans, "chat": {"max_runs": 1, "max_message_bytes": 100, "max_messages": 3}}
-    async with simulator(knobs={"tps": 20}) as engine, gateway(engine.url, tmp_path, **settings) as gate:
+    async with simulator(knobs={"tps": 1}) as engine, gateway(engine.url, tmp_path, **settings) as gate:
         ada, bob, eve = (
             await member(gate),
             await member(gate, "bob", plan="tiny"),
@@ -312,14 +312,16 @@ async def test_a_conversation_that_is_too_long(tmp_path: Path) -> None:
 async def test_the_waiting_line_is_shown(tmp_path: Path) -> None:
     """Who has to wait for the engine is told how many are ahead, again when that changes, and then that it has begun."""
     async with (
-        simulator("--max-num-seqs", "1", knobs={"tps": 60}) as engine,
+        simulator("--max-num-seqs", "1", knobs={"tps": 1}) as engine,  # nobody ends before all are there
         gateway(engine.url, tmp_path, auth=OVER_HTTP) as gate,
     ):
         people = [await member(gate, name) for name in ("ada", "bob", "eve")]
         runs = []
         for number, who in enumerate(people):
             runs.append(await who.asked(await who.made(params={"max_tokens": 60}), "hello"))
+            await engine.until("vllm:num_requests_running", 1)
             await engine.until("vllm:num_requests_waiting", number)
+        await engine.knobs(tps=60)
         told = [await who.frames(run) for who, run in zip(people, runs, strict=True)]
         ahead = [[frame["ahead"] for frame in frames if frame["t"] == "queued"] for frames in told]
         assert ahead[0] == []
@@ -352,7 +354,7 @@ async def test_an_engine_that_is_away(tmp_path: Path) -> None:
             assert (frames[-1]["status"], kinds.count("end")) == ("done", 1)
             (line,) = await gate.logged(1, route=ROUTE)
             assert line["outcome"] == "complete"
-            assert line["overhead_ms"] < 1000 < line["duration_ms"] + 1000
+            assert line["duration_ms"] - line["overhead_ms"] >= 500
 
 
 @pytest.mark.parametrize("fault", ["die_mid_stream", "error_frame"])

@@ -81,7 +81,7 @@ async def test_when_a_session_ends(tmp_path: Path) -> None:
 async def test_idle_sessions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An open tab does not keep a session alive: when it was not used for too long, the tab is closed with 4401."""
     monkeypatch.setattr(chat_socket, "HEARTBEAT_SECONDS", 0.05)
-    settings = {"auth": {**OVER_HTTP, "session_idle_hours": 1.5 / 3600}}
+    settings = {"auth": {**OVER_HTTP, "session_idle_hours": 3 / 3600}}
     async with simulator() as engine, gateway(engine.url, tmp_path, **settings) as gate:
         ada = await member(gate)
         async with ada.tab() as tab:

@@ -124,10 +124,10 @@ async def test_stopped_gently(tmp_path: Path) -> None:
     """A gateway that is told to stop finishes its runs, and ends as interrupted those that take too long; tabs learn
     of both before they are sent away.
     """
-    for tps, status in ((200, "done"), (5, "interrupted")):
+    for tps, drain_seconds, status in ((200, 60, "done"), (1, 1, "interrupted")):
         state = tmp_path / status
         async with simulator(knobs={"tps": tps}) as engine:
-            settings = {"auth": OVER_HTTP, "gateway": {"drain_seconds": 3}}
+            settings = {"auth": OVER_HTTP, "gateway": {"drain_seconds": drain_seconds}}
             async with gateway(engine.url, state, **settings) as gate:
                 ada = await member(gate)
                 chat = await ada.made(params={"max_tokens": 100})

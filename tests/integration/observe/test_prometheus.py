@@ -22,7 +22,8 @@ import aiohttp
 import pytest
 import yaml
 
-from tests.support.prometheus import Prometheus, alertmanager, free_port, prometheus, webhook
+from tests.support.needs import free_port
+from tests.support.prometheus import Prometheus, alertmanager, prometheus, webhook
 from tests.support.stack import SIMULATED, Stack, running_stack, until
 from tests.support.traffic import APIS, GENERATED, PROMPT, Request, Traffic, traffic
 
@@ -97,12 +98,7 @@ async def load(scene: Scene) -> None:
         await send.until_idle(time.monotonic())
         scene.engine_calm = scene.stack.engine_metrics()
         scene.calm_lines = len(scene.stack.log_lines())
-        await asyncio.gather(
-            *(
-                send.cut(Request(api, stream=True, max_tokens=400, endless=True), "long", f"cut-{api}", 0.3)
-                for api in APIS
-            )
-        )
+        await asyncio.gather(*(left(send, api) for api in APIS))
         once = scene.stack.token("dave", plan="once")
         for _ in range(3):
             await speak(scene.stack, send.http, once)
@@ -117,6 +113,12 @@ async def load(scene: Scene) -> None:
     until(lambda: scene.stack.metrics()["gatehouse_in_flight"] == 0, "nothing is in flight")
     scene.stack.logged(f"silent-{TIMEOUTS - 1}")
     scene.prometheus.settle()
+
+
+async def left(send: Traffic, api: str) -> None:
+    """A client that leaves in mid-answer."""
+    async with send.post(Request(api, stream=True, max_tokens=400, endless=True), "long", f"cut-{api}") as answer:
+        await answer.content.readany()
 
 
 async def broken_off(send: Traffic, request_id: str) -> None:
