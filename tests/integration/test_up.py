@@ -19,6 +19,7 @@ from typing import Any
 import psutil
 import pytest
 
+from gatehouse.commands.up import GRACE_SECONDS
 from tests.support.needs import free_port
 from tests.support.stack import shared_memory
 
@@ -172,8 +173,10 @@ def test_a_gateway_that_is_killed_comes_back(start: Callable[..., Up]) -> None:
     up = start("--demo", "--port", str(free_port()), "--admin-port", "0", env={"GATEHOUSE_ENGINE__RESTART_DELAY": "1"})
     curl = up.until_said(r"^curl .*$")[0]
     engine = up.engine_pid()
-    time.sleep(10.5)  # a gateway that dies within its first seconds is a failed start, not a death
-    up.child("gateway").kill()
+    gateway = up.child("gateway")
+    # one that dies within its first seconds is a failed start, not a death
+    until(lambda: time.time() - gateway.create_time() > GRACE_SECONDS + 0.1, "it is old enough")
+    gateway.kill()
     up.until_said(r"the gateway died")
     until(
         lambda: subprocess.run(["bash", "-c", curl], capture_output=True, check=False).stdout.endswith(

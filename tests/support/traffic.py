@@ -17,7 +17,7 @@ from tests.support.stack import Stack
 RUNNING, WAITING = "vllm:num_requests_running", "vllm:num_requests_waiting"
 PROMPT, GENERATED = "vllm:prompt_tokens_total", "vllm:generation_tokens_total"
 POLL_SECONDS = 0.002
-IDLE_SECONDS = 10.0
+IDLE_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
