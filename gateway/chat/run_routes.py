@@ -21,11 +21,12 @@ from gateway.chat.settings import Parameters
 from gateway.chat.shown import fit, shown_chat, shown_message
 from gateway.config import Config
 from gateway.context import EXCHANGE
-from gateway.errors import BadRequest, GatewayError, NotFound, TooLarge, Unavailable
+from gateway.errors import BadRequest, GatewayError, NotFound, TooLarge, TooManyRequests, Unavailable
 from gateway.store import Store
 from gateway.store.chat_rows import Chat, Message, NewMessage, Role, Status
 from gateway.store.chats import TooMany
 from gateway.store.database import Conflict
+from gateway.store.messages import TooManyRunning
 from gateway.waiting import uncancel
 
 _HEARTBEAT = b'data: {"t":"hb"}\n\n'
@@ -77,19 +78,24 @@ class RunRoutes:
             path = await self._path(chat, form)
         params = parameters(form.params).over(Parameters.model_validate(chat.params)).over(self._config.chat.defaults)
         new = self._new_messages(path, form, params)
-        with chats_needed():
-            await self._runs.require_room(owner)
+        with chats_needed():  # it is decided below; who is refused here has used nothing of the limits
+            if len(await self._store.messages.running(owner)) >= self._config.chat.max_runs:
+                raise self._too_many_runs()
         engine = self._config.engine
         body = body_of([*path, *new[:-1]], params, model=engine.model, max_model_len=engine.max_model_len, fit=form.fit)
         shaped, encoded = await self._api.admit(exchange, principal, ROUTE, body)
         title = title_of(new[0].content) if chat.head is None else ""
-        most = self._config.chat.max_messages
+        most, most_running = self._config.chat.max_messages, self._config.chat.max_runs
         with chats_needed():
             try:
-                added = await self._store.messages.add(owner, chat_id, new, title=title, most=most)
+                added = await self._store.messages.add(
+                    owner, chat_id, new, title=title, most=most, most_running=most_running
+                )
             except TooMany:
                 message = f"A chat holds at most {most} messages; begin a new one."
                 raise BadRequest(message, code="too_many_messages") from None
+            except TooManyRunning:
+                raise self._too_many_runs() from None
             except Conflict:  # the same sending came twice at once
                 known = await self._store.messages.sent(chat_id, form.client_id or "")
                 return _begun(chat, known, status=200)
@@ -150,6 +156,12 @@ class RunRoutes:
             saved_at=now,
         )
         return [*new, answering]
+
+    def _too_many_runs(self) -> TooManyRequests:
+        message = (
+            f"{self._config.chat.max_runs} answers are being made for you already; wait for one of them, or stop it."
+        )
+        return TooManyRequests(message, code="too_many_runs", headers={"Retry-After": "1"})
 
     async def listed(self, request: web.Request) -> web.Response:
         """The runs of a member that have not ended."""

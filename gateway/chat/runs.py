@@ -22,7 +22,7 @@ from gateway.chat.worker import is_gone, this_worker
 from gateway.config import RedisSettings
 from gateway.context import Api
 from gateway.engine import Engine
-from gateway.errors import Gone, NotFound, TooManyRequests
+from gateway.errors import Gone, NotFound
 from gateway.observe import Observer
 from gateway.relay import Relay
 from gateway.routes import ENGINE_ROUTES
@@ -79,15 +79,6 @@ class Runs:
                 on_stop=self._stop_here,
             )
             hub.on_publish = self._mirror.tell
-
-    async def require_room(self, owner: str) -> None:
-        """Raise TooManyRequests when as many answers are being made for a member as may be, by whatever worker."""
-        if len(await self._store.messages.running(owner)) >= self._settings.max_runs:
-            raise TooManyRequests(
-                f"{self._settings.max_runs} answers are being made for you already; wait for one of them, or stop it.",
-                code="too_many_runs",
-                headers={"Retry-After": "1"},
-            )
 
     def active(self, owner: str) -> list[Run]:
         """The runs of a member that have not ended, oldest first."""

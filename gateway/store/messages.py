@@ -17,6 +17,10 @@ _MESSAGES = schema.messages
 MOST_TITLES = 20  # of a search's first page
 
 
+class TooManyRunning(Exception):
+    """So many answers of this owner are being made already."""
+
+
 class Messages(NamedTuple):
     """Some messages of a chat in their order; `more`, if there are older ones, leads to them."""
 
@@ -106,11 +110,12 @@ class MessageRows:
         return [asked, answer] if asked is not None and added else [answer]
 
     async def add(
-        self, owner: str, chat_id: str, new: Sequence[NewMessage], *, title: str, most: int
+        self, owner: str, chat_id: str, new: Sequence[NewMessage], *, title: str, most: int, most_running: int
     ) -> tuple[Chat, list[Message]] | None:
         """Add messages; the last one ends the branch that is shown. A chat without a title gets this one.
 
-        None when there is no such chat; raises TooMany, and Conflict when its `client_id` was there before.
+        None when there is no such chat; raises TooMany, TooManyRunning, and Conflict when its `client_id` was there
+        before.
         """
         async with self._database.write() as connection:
             where = _CHATS.c.id == chat_id, _CHATS.c.owner == owner, _CHATS.c.deleted_at.is_(None)
@@ -125,6 +130,8 @@ class MessageRows:
             count = select(func.count()).where(_MESSAGES.c.chat == chat_id)
             if (await connection.scalar(count) or 0) + len(new) > most:
                 raise TooMany
+            if new[-1].status == Status.RUNNING and len(await _running(connection, owner)) >= most_running:
+                raise TooManyRunning
             rows = [{**asdict(message), "chat": chat_id, "version": changed.version} for message in new]
             numbers = [
                 await connection.scalar(insert(_MESSAGES).values(row).returning(_MESSAGES.c.number)) for row in rows
@@ -191,10 +198,8 @@ class MessageRows:
 
     async def running(self, owner: str) -> list[tuple[str, str]]:
         """An owner's answers that are being made: message and chat."""
-        query = select(_MESSAGES.c.id, _MESSAGES.c.chat).join(_CHATS)
-        query = query.where(_CHATS.c.owner == owner, _MESSAGES.c.status == Status.RUNNING.value)
         async with self._database.read() as connection:
-            return [(key, chat) for key, chat in await connection.execute(query.order_by(_MESSAGES.c.number))]
+            return await _running(connection, owner)
 
     async def search(self, owner: str, query: search.Query, *, limit: int, before: int | None) -> Hits:
         """Chats by their titles (on the first page), then messages, the newest first; nothing for no words."""
@@ -227,6 +232,12 @@ def _messages_with(
     if before is not None:
         joined = joined.where(_MESSAGES.c.number < before)
     return connection.execute(joined.order_by(_MESSAGES.c.number.desc()).limit(limit)).mappings().all()
+
+
+async def _running(connection: AsyncConnection, owner: str) -> list[tuple[str, str]]:
+    query = select(_MESSAGES.c.id, _MESSAGES.c.chat).join(_CHATS)
+    query = query.where(_CHATS.c.owner == owner, _MESSAGES.c.status == Status.RUNNING.value)
+    return [(key, chat) for key, chat in await connection.execute(query.order_by(_MESSAGES.c.number))]
 
 
 async def _finish(connection: AsyncConnection, message_id: str, values: dict[str, Any]) -> Chat | None:

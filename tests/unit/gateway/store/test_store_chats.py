@@ -9,6 +9,7 @@ from gateway.store import Store, User
 from gateway.store.chat_rows import ChatChange, Ending, NewChat, NewMessage, Role, Status
 from gateway.store.chats import TooMany
 from gateway.store.database import Conflict
+from gateway.store.messages import TooManyRunning
 from gateway.store.search import query_of, terms_of
 
 MOST = 100
@@ -40,7 +41,7 @@ def answering(key: str, parent: str, at: float = 1.0, client_id: str | None = No
 async def talk(store: Store, chat_id: str, question: str, answer: str, owner: str = "ada") -> None:
     """A question and its whole answer."""
     new = [asked(f"{chat_id}-q", question), answering(f"{chat_id}-a", f"{chat_id}-q")]
-    assert await store.messages.add(owner, chat_id, new, title="", most=MOST)
+    assert await store.messages.add(owner, chat_id, new, title="", most_running=MOST, most=MOST)
     await store.messages.finish(f"{chat_id}-a", Ending(answer, "", Status.DONE, "stop", 2.0))
 
 
@@ -52,7 +53,9 @@ async def found(store: Store, words: str, owner: str = "ada") -> list[str]:
 async def test_an_answer_from_its_start_to_its_end(store: Store) -> None:
     """Question and answer are added at once, the answer is written on, then ended; each step has its own version."""
     await store.chats.add("ada", a_chat("c"), client_id=None, most=MOST)
-    added = await store.messages.add("ada", "c", [asked("q", "hello"), answering("a", "q")], title="hello", most=MOST)
+    added = await store.messages.add(
+        "ada", "c", [asked("q", "hello"), answering("a", "q")], title="hello", most_running=MOST, most=MOST
+    )
     assert added is not None
     chat, messages = added
     assert (chat.title, chat.head, chat.version, chat.runs) == ("hello", "a", 2, ("a",))
@@ -80,7 +83,7 @@ async def test_paths_in_a_tree(store: Store) -> None:
         [answering("b", "q")],
         [asked("r", "2", "b"), answering("d", "r")],
     ):
-        await store.messages.add("ada", "c", new, title="", most=MOST)
+        await store.messages.add("ada", "c", new, title="", most_running=MOST, most=MOST)
     assert [message.id for message in await store.messages.path("c", "d")] == ["q", "b", "r", "d"]
     assert await store.messages.path("other", "d") == []
 
@@ -89,7 +92,7 @@ async def test_pages_of_messages(store: Store) -> None:
     """Pages come newest first and overlap nowhere; a page is also bounded by its characters."""
     await store.chats.add("ada", a_chat("c"), client_id=None, most=MOST)
     for i in range(7):
-        await store.messages.add("ada", "c", [asked(str(i), "x" * 10)], title="", most=MOST)
+        await store.messages.add("ada", "c", [asked(str(i), "x" * 10)], title="", most_running=MOST, most=MOST)
     seen: list[str] = []
     before = None
     while True:
@@ -127,7 +130,7 @@ async def test_nobody_reaches_what_is_not_theirs(store: Store) -> None:
     assert await store.chats.change("bob", "c", ChatChange(title="mine")) is None
     assert await store.chats.delete("bob", "c", 1.0) is None
     assert await store.messages.find("bob", "c-a") is None
-    assert await store.messages.add("bob", "c", [asked("x", "x")], title="", most=MOST) is None
+    assert await store.messages.add("bob", "c", [asked("x", "x")], title="", most_running=MOST, most=MOST) is None
     assert await found(store, "secret", "bob") == []
     chat = await store.chats.find("ada", "c")
     assert chat is not None
@@ -140,18 +143,24 @@ async def test_the_same_id_of_the_page_again(store: Store) -> None:
     again, same = await store.chats.add("ada", a_chat("d"), client_id="k", most=MOST)
     assert (new, same, again.id) == (True, False, first.id)
     assert (await store.chats.add("bob", a_chat("e"), client_id="k", most=MOST))[1]
-    await store.messages.add("ada", "c", [asked("q", "x"), answering("a", "q", client_id="s")], title="", most=MOST)
+    await store.messages.add(
+        "ada", "c", [asked("q", "x"), answering("a", "q", client_id="s")], title="", most_running=MOST, most=MOST
+    )
     with pytest.raises(Conflict):
-        await store.messages.add("ada", "c", [asked("r", "x"), answering("b", "r", client_id="s")], title="", most=MOST)
+        await store.messages.add(
+            "ada", "c", [asked("r", "x"), answering("b", "r", client_id="s")], title="", most_running=MOST, most=MOST
+        )
     assert [message.id for message in await store.messages.sent("c", "s")] == ["q", "a"]
     assert (await store.messages.page("c", limit=10, most_characters=99)).more is None
-    await store.messages.add("ada", "c", [answering("b", "q", at=5.0, client_id="t")], title="", most=MOST)
+    await store.messages.add(
+        "ada", "c", [answering("b", "q", at=5.0, client_id="t")], title="", most_running=MOST, most=MOST
+    )
     assert [message.id for message in await store.messages.sent("c", "t")] == ["b"]
     assert await store.messages.sent("c", "u") == []
 
 
 async def test_bounds(store: Store) -> None:
-    """One chat or message too many is refused, and nothing of it stays."""
+    """One chat, message or running answer too many is refused, and nothing of it stays."""
     await store.chats.add("ada", a_chat("c"), client_id=None, most=1)
     with pytest.raises(TooMany):
         await store.chats.add("ada", a_chat("d"), client_id=None, most=1)
@@ -159,10 +168,17 @@ async def test_bounds(store: Store) -> None:
         await store.chats.add_all("ada", [a_chat("d"), a_chat("e")], most=2)
     assert await store.chats.ids("ada") == ["c"]
     with pytest.raises(TooMany):
-        await store.messages.add("ada", "c", [asked("q", "x"), answering("a", "q")], title="", most=1)
+        await store.messages.add(
+            "ada", "c", [asked("q", "x"), answering("a", "q")], title="", most_running=MOST, most=1
+        )
+    with pytest.raises(TooManyRunning):
+        await store.messages.add(
+            "ada", "c", [asked("q", "x"), answering("a", "q")], title="", most_running=0, most=MOST
+        )
     chat = await store.chats.find("ada", "c")
     assert chat is not None
     assert (chat.version, chat.head) == (1, None)
+    assert (await store.messages.page("c", limit=9, most_characters=9)).messages == []
 
 
 TEXT = "我们的数据库今天升级，机器学习模型Qwen3明天上线。Straße und Ärger: café_au_lait v1.5 ２０２６"
@@ -211,7 +227,7 @@ async def test_what_a_search_finds(store: Store) -> None:
     assert await found(store, "kite") == ["c3-q", "c1-q", "c0-q"]
     await store.chats.change("ada", "c2", ChatChange(restore=True))
     assert "c2-q" in await found(store, "kite")
-    await store.messages.add("ada", "c0", [answering("new", "c0-q")], title="", most=MOST)
+    await store.messages.add("ada", "c0", [answering("new", "c0-q")], title="", most_running=MOST, most=MOST)
     await store.messages.save([("new", "another kite", "")], 3.0)
     assert "new" not in await found(store, "kite")
 
@@ -234,7 +250,7 @@ async def test_purging(store: Store) -> None:
 async def test_orphans(store: Store) -> None:
     """An answer whose maker is gone is marked once; one that was written meanwhile is not, and its maker's end counts."""
     await store.chats.add("ada", a_chat("c"), client_id=None, most=MOST)
-    await store.messages.add("ada", "c", [asked("q", "x"), answering("a", "q")], title="", most=MOST)
+    await store.messages.add("ada", "c", [asked("q", "x"), answering("a", "q")], title="", most_running=MOST, most=MOST)
     (orphan,) = await store.messages.unfinished()
     await store.messages.save([("a", "partial kite", "")], 2.0)
     shown = {"content": "", "reasoning": "and more that was shown"}
