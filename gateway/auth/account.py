@@ -173,7 +173,7 @@ class AccountRoutes:
 
     async def _changing(self, request: web.Request) -> SignedIn:
         require_json(request)
-        require_own_page(request)
+        require_own_page(request, self._config.auth)
         return await self._authenticator.signed_in(request)
 
     async def _body(self, request: web.Request, form: type[T]) -> T:

@@ -23,6 +23,7 @@ class Authenticator:
     def __init__(
         self, auth: AuthSettings, verifier: TokenVerifier, sessions: Sessions, revocations: RevocationList
     ) -> None:
+        self._auth = auth
         self.verifier = verifier
         self.sessions = sessions
         self.revocations = revocations
@@ -43,7 +44,7 @@ class Authenticator:
             raise Unauthorized("No credentials; send Authorization: Bearer <token>.", code="token_missing")
         if request.method not in SAFE_METHODS:
             require_json(request)
-            require_own_page(request)
+            require_own_page(request, self._auth)
         signed_in = request[CREDENTIAL] = await self.sessions.resolve(cookie)
         return signed_in.principal
 

@@ -22,27 +22,29 @@ def require_json(request: web.Request) -> None:
         raise UnsupportedMedia("Send application/json.")
 
 
-def require_own_page(request: web.Request, *, marks_required: bool = True) -> None:
+def require_own_page(request: web.Request, auth: AuthSettings, *, marks_required: bool = True) -> None:
     """Forbidden unless the browser says that our own page sent this.
 
     A request with neither mark comes from no current browser; without `marks_required` it may pass, which is right only
     where the cookie proves nothing (login).
     """
     site = request.headers.get("Sec-Fetch-Site")
-    origin = request.headers.get("Origin")
-    if site is None and origin is None:
-        own = not marks_required
-    elif site is not None:
+    if site is not None:
         own = site in ("same-origin", "none")
+    elif "Origin" in request.headers:
+        own = _has_own_origin(request, auth)
     else:
-        # behind nginx the page is https and this hop is http; https on the same host is nobody else's
-        own = origin in (f"{request.scheme}://{request.host}", f"https://{request.host}")
-    if not own:
-        raise Forbidden("This request did not come from this site's own page.", code="cross_site_request")
+        own = not marks_required
+    _require(own=own)
 
 
 def require_own_origin(request: web.Request, auth: AuthSettings) -> None:
-    """Forbidden unless the one `Origin` is this site: for WebSockets, which no other rule of browsers protects.
+    """Forbidden unless the one `Origin` is this site: for WebSockets, which no other rule of browsers protects."""
+    _require(own=_has_own_origin(request, auth))
+
+
+def _has_own_origin(request: web.Request, auth: AuthSettings) -> bool:
+    """Whether there is one `Origin`, and it is this site.
 
     `auth.public_url` is where browsers reach it, if that is configured; else it is told from `Host`. A page of plain
     http, which whoever sits on the line can make, counts only where the cookie goes over http, too: where that is
@@ -55,5 +57,9 @@ def require_own_origin(request: web.Request, auth: AuthSettings) -> None:
         own = {f"https://{request.host}"}
         if auth.cookie_over_http or _LOOPBACK.fullmatch(request.host):
             own.add(f"http://{request.host}")
-    if len(origins) != 1 or origins[0] not in own:
+    return len(origins) == 1 and origins[0] in own
+
+
+def _require(*, own: bool) -> None:
+    if not own:
         raise Forbidden("This request did not come from this site's own page.", code="cross_site_request")

@@ -46,6 +46,7 @@ class AuthRoutes:
     """The handlers; they raise GatewayErrors, which the outermost layer renders."""
 
     def __init__(self, config: Config, authenticator: Authenticator, users: Users) -> None:
+        self._auth = config.auth
         self._body_seconds = config.gateway.body_seconds
         self._authenticator = authenticator
         self._users = users
@@ -61,7 +62,7 @@ class AuthRoutes:
         """Name and password for a session: 200 and the cookie, 401 invalid_credentials, or 429 with Retry-After."""
         require_json(request)
         # nobody is signed in by a foreign page (login CSRF); programs without a browser's marks may
-        require_own_page(request, marks_required=False)
+        require_own_page(request, self._auth, marks_required=False)
         body = await read_body(request, Login, self._body_seconds)
         address = client_address(request)
         user = await self._users.sign_in(body.username, body.password, address)
@@ -74,7 +75,7 @@ class AuthRoutes:
     async def logout(self, request: web.Request) -> web.Response:
         """End this session: 204. Without one, 204 too: the cookie goes in any case."""
         require_json(request)
-        require_own_page(request)
+        require_own_page(request, self._auth)
         try:
             signed_in = await self._authenticator.signed_in(request)
         except Unauthorized:
@@ -88,7 +89,7 @@ class AuthRoutes:
     async def logout_everywhere(self, request: web.Request) -> web.Response:
         """End every session of this user: 204; 401 without a session."""
         require_json(request)
-        require_own_page(request)
+        require_own_page(request, self._auth)
         signed_in = await self._authenticator.signed_in(request)
         await self._authenticator.sessions.end_all(signed_in.user.name)
         response = nothing()

@@ -107,6 +107,19 @@ async def test_csrf(house: House, content_type: str, site: str | None, origin: s
     assert ("Set-Cookie" in logout.headers) == (status == OK)
 
 
+@pytest.mark.parametrize(("scheme", "status"), [("https", OK), ("http", CROSS)])
+async def test_a_page_of_plain_http_is_not_our_own(house: House, scheme: str, status: int) -> None:
+    """Away from loopback an `Origin` of plain http is anybody's who sits on the line, also where the host is ours."""
+    cookie = (await house.login()).cookie
+    headers = {
+        "Host": "chat.example.com",
+        "Cookie": cookie,
+        "Content-Type": JSON,
+        "Origin": f"{scheme}://chat.example.com",
+    }
+    assert (await house.request("POST", "/v1/who", data=b"{}", headers=headers)).status == status
+
+
 @pytest.mark.parametrize("content_type", [None, "application/x-www-form-urlencoded", "text/plain"])
 async def test_an_empty_body_must_be_json_too(house: House, content_type: str | None) -> None:
     """A request without a body says that it is JSON all the same: a foreign form can be empty."""
