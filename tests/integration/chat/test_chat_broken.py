@@ -179,7 +179,7 @@ def events(pieces: int, size: int) -> bytes:
 async def test_a_reader_that_never_reads(tmp_path: Path, way: str) -> None:
     """Whoever reads nothing, by either way in, holds up nobody and is cut off; the run ends as if nobody looked on."""
     async with scripted_engine() as engine:
-        engine.answer = lambda _head, _body: Script([events(200, 100_000)])
+        engine.answer = lambda _head, _body: Script([events(100, 100_000)])
         settings: dict[str, Any] = {"auth": OVER_HTTP, "gateway": {"write_seconds": 1}}
         async with gateway(engine.url, tmp_path, **settings) as gate:
             ada = await member(gate)
@@ -203,7 +203,7 @@ async def test_a_reader_that_never_reads(tmp_path: Path, way: str) -> None:
                 async with asyncio.timeout(DEADLINE):
                     while (kept := await ada.message(chat, run))["status"] == "running":
                         await asyncio.sleep(0.05)
-                assert (kept["status"], len(kept["content"])) == ("done", 200 * 100_000)
+                assert (kept["status"], len(kept["content"])) == ("done", 100 * 100_000)
                 async with asyncio.timeout(DEADLINE):
                     while (await gate.metrics())["gatehouse_connections"] > 1:
                         await asyncio.sleep(0.05)
