@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import yaml
 
 from tests.support.launchers import DEADLINE, QUICK
@@ -41,15 +41,25 @@ class Command:
         """The options that all calls share."""
         return ["--config", str(self.config), "--state-dir", str(self.state_dir)]
 
-    async def ready(self) -> dict[str, Any]:
-        """Wait until `engine status` says so; the status."""
+    async def until(self, state: str, **fields: Any) -> dict[str, Any]:
+        """Wait until the status on its socket says so; the status."""
         async with asyncio.timeout(DEADLINE):
             while True:
-                code, out, _ = await self.call("status", "--json")
-                if code == 0:
-                    return json.loads(out)
+                with contextlib.suppress(aiohttp.ClientConnectionError):
+                    connector = aiohttp.UnixConnector(path=str(self.state_dir / "engine.sock"))
+                    async with (
+                        aiohttp.ClientSession("http://launcher", connector=connector) as session,
+                        session.get("/status") as answer,
+                    ):
+                        status = await answer.json()
+                    if {"state": state, **fields}.items() <= status.items():
+                        return status
                 assert self.process.returncode is None, "the launcher ended"
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(0.02)
+
+    async def ready(self) -> dict[str, Any]:
+        """Wait until requests may be sent; the status."""
+        return await self.until("ready")
 
 
 @contextlib.asynccontextmanager

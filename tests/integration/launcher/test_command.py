@@ -1,6 +1,7 @@
 """`gatehouse engine` as a process of its own, as systemd runs it."""
 
 import asyncio
+import json
 import os
 import pty
 import re
@@ -9,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.commands import command
-from tests.support.launchers import DEADLINE, until
+from tests.support.launchers import until
 
 
 async def test_operate(tmp_path: Path):
     """Status, restart, drain: by the words that the manual names, messages on stderr, codes as documented."""
     async with command(tmp_path) as engine:
         first = await engine.ready()
+        code, out, err = await engine.call("status", "--json")
+        assert (code, json.loads(out)["pid"], err) == (0, first["pid"], "")
         code, out, err = await engine.call("status", "--tail", "2")
         assert (code, err) == (0, "")
         assert out.startswith("engine ready · gpt-oss-20b at http://127.0.0.1:")
@@ -23,15 +26,11 @@ async def test_operate(tmp_path: Path):
         code, out, err = await engine.call("restart")
         assert (code, out) == (0, "")
         assert "restarts" in err
-        async with asyncio.timeout(DEADLINE):
-            while (await engine.ready())["restarts"] != 1:
-                pass
-        assert (await engine.ready())["pid"] != first["pid"]
+        assert (await engine.until("ready", restarts=1))["pid"] != first["pid"]
         assert (await engine.call("drain"))[0] == 0
-        async with asyncio.timeout(DEADLINE):
-            while "engine stopped" not in (await engine.call("status"))[1]:
-                pass
-        assert (await engine.call("status"))[0] == 1
+        await engine.until("stopped")
+        code, out, _ = await engine.call("status")
+        assert (code, "engine stopped" in out) == (1, True)
         engine.process.terminate()
         assert await engine.process.wait() == 0
         code, _, err = await engine.call("status")

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from launcher.record import load
 from launcher.supervisor import Engine
-from tests.support.commands import command
+from tests.support.commands import Command, command
 from tests.support.deaths import Belongings, tell
 from tests.support.gpus import H200_MIB, SimulatedDriver, box
 from tests.support.launchers import DEADLINE, running, session_members, until
@@ -148,16 +149,22 @@ async def test_stop_in_each_phase(tmp_path: Path, record_property, phase: str, h
     tell(record_property, "simulated", f"SIGTERM, asked ({how})", phase, took, left)
 
 
-@pytest.mark.parametrize("state", ["loading", "streaming", "restarting"])
+def has_tree(engine: Command) -> bool:
+    """Whether the engine's processes are there, as they are recorded."""
+    record = load(engine.state_dir / "engine.json")
+    return record is not None and record.session is not None and len(alive_in_session(record.session)) >= 4
+
+
+@pytest.mark.parametrize("state", ["loading", "ready", "restarting"])
 async def test_ctrl_c_twice(tmp_path: Path, record_property, state: str):
     """An engine that is deaf to TERM and has ten minutes' patience is gone at once with the second Ctrl-C."""
     simulator = {"ignore_sigterm": True, "start_signal": "ignore", "tps": 5, "tree": True}
-    simulator |= {"startup": 60} if state == "loading" else {}
+    simulator |= {"start_hold": "loading"} if state == "loading" else {}
     settings = {"simulator": simulator, "stop_timeout": 600, "shutdown_timeout": 600, "warmup_batches": []}
     async with command(tmp_path, **settings, restart_delay=600) as engine:
         said = tmp_path / "stderr"
         if state == "loading":
-            await until(lambda: "loading" in said.read_text(), deadline=DEADLINE)
+            await until(lambda: "loading" in said.read_text() and has_tree(engine))
             had = Belongings.of(engine.state_dir)
         else:
             first = await engine.ready()
@@ -180,11 +187,11 @@ async def test_ctrl_c_twice(tmp_path: Path, record_property, state: str):
 @pytest.mark.parametrize("state", ["loading", "ready", "draining"])
 async def test_a_killed_launcher_is_succeeded(tmp_path: Path, record_property, state: str):
     """SIGKILL of the launcher leaves its engine on its own; the next start clears it, then serves."""
-    simulator = {"tree": True, "startup": 60 if state == "loading" else 0, "ignore_sigterm": True}
+    simulator = {"tree": True, "start_hold": "loading" if state == "loading" else "none", "ignore_sigterm": True}
     async with command(tmp_path, simulator=simulator, stop_timeout=60) as engine:
         said = tmp_path / "stderr"
         if state == "loading":
-            await until(lambda: "loading" in said.read_text())
+            await until(lambda: "loading" in said.read_text() and has_tree(engine))
         else:
             await engine.ready()
         had = Belongings.of(engine.state_dir)
