@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from gatehouse.context import Context
-from gateway.auth.keys import load_keys
-from gateway.auth.tokens import issue_token
+from tests.support import tokens
 from tests.support.engines import MODEL, parse_metrics
+from tests.support.processes import clean_environment
 from tests.support.stack import until
 
 START_SECONDS = 60.0
@@ -34,8 +34,8 @@ STOP_SECONDS = 30.0
 class FleetGateway:
     """One of them."""
 
-    def __init__(self, folder: Path, config: Mapping[str, Any], environment: Mapping[str, str]) -> None:
-        self.folder, self._environment = folder, environment
+    def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
+        self.folder = folder
         self.state_dir, self.config_file = folder / "state", folder / "gatehouse.yaml"
         self.output = folder / "output"
         self.process: subprocess.Popen[bytes] | None = None
@@ -50,7 +50,7 @@ class FleetGateway:
         argv += ["--state-dir", str(self.state_dir), "--port", "0", "--admin-port", "0"]
         with self.output.open("ab") as out:
             self.process = subprocess.Popen(
-                argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=dict(self._environment)
+                argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=clean_environment()
             )
         if wait:
             self.wait_ready()
@@ -115,16 +115,13 @@ class Fleet:
             "auth": {"secret_file": str(secret)},
             "database": {"url": f"sqlite:///{self.database}"},
         }
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("GATEHOUSE_")}
-        self.gateways = [
-            FleetGateway(folder / str(number), {**config, **own}, environment) for number, own in enumerate(sections)
-        ]
+        self.gateways = [FleetGateway(folder / str(number), {**config, **own}) for number, own in enumerate(sections)]
 
     def token(self, subject: str, **how: Any) -> str:
         """A token that every gateway accepts."""
         first = self.gateways[0]
         config = Context(config_file=first.config_file, chosen_state_dir=first.state_dir).gateway_config()
-        return issue_token(load_keys(config).signing, config.auth, subject=subject, ttl_seconds=3600, **how)[0]
+        return tokens.token(config, subject, **how)
 
     def log_lines(self) -> list[dict[str, Any]]:
         """The records of all."""

@@ -19,11 +19,10 @@ from typing import Any
 import aiohttp
 
 from gateway.app import Gateway
-from gateway.auth.keys import load_keys
-from gateway.auth.tokens import issue_token
 from gateway.config import Config, EngineTarget, PlanSettings
 from gateway.listening import Listening
 from gateway.server import Ends, serve
+from tests.support import tokens
 from tests.support.engines import MODEL, parse_metrics
 
 DEADLINE = 30.0
@@ -39,9 +38,7 @@ class RunningGateway:
 
     def token(self, subject: str = "tester", **how: Any) -> str:
         """A token for this gateway."""
-        return issue_token(load_keys(self.config).signing, self.config.auth, subject=subject, ttl_seconds=3600, **how)[
-            0
-        ]
+        return tokens.token(self.config, subject, **how)
 
     def headers(self, **fields: str) -> dict[str, str]:
         """Credentials, and what else is given."""

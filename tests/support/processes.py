@@ -19,6 +19,11 @@ def alive_in_session(session: int, *, zombies: bool = False) -> list[int]:
     return found
 
 
+def clean_environment() -> dict[str, str]:
+    """This process's environment without settings of Gatehouse's."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("GATEHOUSE_")}
+
+
 def state_of(pid: int) -> str:
     """The state letter of proc(5). OSError when there is no such process."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]

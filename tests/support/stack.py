@@ -31,9 +31,9 @@ from typing import Any
 import psutil
 
 from gatehouse.context import Context
-from gateway.auth.keys import load_keys
-from gateway.auth.tokens import issue_token
+from tests.support import tokens
 from tests.support.engines import parse_metrics
+from tests.support.processes import clean_environment
 
 READY_SECONDS = 120.0
 STOP_SECONDS = 60.0
@@ -122,8 +122,7 @@ class Stack:
 
     def token(self, subject: str = "tester", *, ttl_seconds: float = 3600, **how: Any) -> str:
         """A token that this gateway accepts (or has accepted, with a `ttl_seconds` below zero)."""
-        key = load_keys(self.config).signing
-        return issue_token(key, self.config.auth, subject=subject, ttl_seconds=ttl_seconds, **how)[0]
+        return tokens.token(self.config, subject, ttl_seconds=ttl_seconds, **how)
 
     def log_lines(self) -> list[dict[str, Any]]:
         """The requests of the record, as far as it is written."""
@@ -196,10 +195,9 @@ def running_stack(
         file.write_text(json.dumps(merged), "utf-8")  # JSON is YAML
         argv = [sys.executable, "-m", "gatehouse", "up", "--config", str(file), "--state-dir", str(state_dir)]
         argv += ["--port", "0", "--admin-port", "0"]
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("GATEHOUSE_")}
         with output.open("wb") as out:
             process = subprocess.Popen(
-                argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment, start_new_session=True
+                argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=clean_environment(), start_new_session=True
             )
         stack = None
         try:

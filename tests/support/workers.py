@@ -25,10 +25,10 @@ import aiohttp
 import psutil
 
 from gatehouse.context import Context
-from gateway.auth.keys import load_keys
-from gateway.auth.tokens import issue_token
 from tests.support.engines import MODEL, parse_metrics
+from tests.support.processes import clean_environment
 from tests.support.stack import NO_LIMITS, until_empty
+from tests.support.tokens import issued
 
 DEADLINE = 60.0
 POLL_SECONDS = 0.02
@@ -69,7 +69,7 @@ class WorkersGateway:
     def token(self, subject: str = "tester", **how: Any) -> tuple[str, str]:
         """A token that it accepts, and its id."""
         config = Context(config_file=self.config_file, chosen_state_dir=self.state_dir).gateway_config()
-        token, record = issue_token(load_keys(config).signing, config.auth, subject=subject, ttl_seconds=3600, **how)
+        token, record = issued(config, subject, **how)
         return token, record.id
 
     def headers(self, subject: str = "tester", **fields: str) -> dict[str, str]:
@@ -176,11 +176,10 @@ async def workers(
         }  # fmt: skip
         (folder / "gatehouse.yaml").write_text(json.dumps(merged), "utf-8")
         argv = [sys.executable, "-m", "gatehouse", "gateway", "--config", str(folder / "gatehouse.yaml")]
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("GATEHOUSE_")}
         with (folder / "output").open("wb") as out:
             process = subprocess.Popen(
                 [*argv, "--state-dir", str(folder / "state")],
-                stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment, start_new_session=True,
+                stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=clean_environment(), start_new_session=True,
             )  # fmt: skip
         connector = aiohttp.TCPConnector(limit=0)
         async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=DEADLINE)) as http:

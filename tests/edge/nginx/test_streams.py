@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,22 @@ DEADLINE = 60.0
 BEHIND_NGINX = {"trusted_proxies": ["127.0.0.0/8"]}
 
 
-def browser(edge: Nginx) -> AbstractAsyncContextManager[Connection]:
+def browser(edge: Nginx) -> contextlib.AbstractAsyncContextManager[Connection]:
     """A client with one HTTP/2 connection."""
     return connection(edge.port, edge.tls_h2, DOMAIN)
+
+
+@contextlib.asynccontextmanager
+async def way_in(tmp_path: Path) -> AsyncIterator[tuple[EngineInTurns, RunningGateway, Nginx, Connection]]:
+    """An engine that takes turns, a gateway, nginx, and a browser before them all; for no longer than DEADLINE."""
+    async with (
+        engine_in_turns(TOKENS) as engine,
+        gateway(engine.url, tmp_path, gateway=BEHIND_NGINX) as gate,
+        nginx_before(gate.url) as edge,
+        browser(edge) as http,
+        asyncio.timeout(DEADLINE),
+    ):
+        yield engine, gate, edge, http
 
 
 def question(name: str) -> dict[str, Any]:
@@ -61,13 +74,7 @@ async def test_each_token_passes_before_the_next_is_made(tmp_path: Path) -> None
 
     So the first token is not delayed for anything that the engine, or a buffer, would have to wait for.
     """
-    async with (
-        engine_in_turns(TOKENS) as engine,
-        gateway(engine.url, tmp_path, gateway=BEHIND_NGINX) as gate,
-        nginx_before(gate.url) as edge,
-        browser(edge) as http,
-        asyncio.timeout(DEADLINE),
-    ):
+    async with way_in(tmp_path) as (engine, gate, edge, http):
         seen = await stream(http, gate, engine, "a")
         assert [f"a-{number} ".encode() in token for number, token in enumerate(seen)] == [True] * TOKENS
         assert "[warn]" not in edge.error_log
@@ -76,13 +83,7 @@ async def test_each_token_passes_before_the_next_is_made(tmp_path: Path) -> None
 
 async def test_eight_tabs_stream_at_once_over_one_connection(tmp_path: Path) -> None:
     """All eight must have their token before any gets the next: none waits for another's stream to end."""
-    async with (
-        engine_in_turns(TOKENS) as engine,
-        gateway(engine.url, tmp_path, gateway=BEHIND_NGINX) as gate,
-        nginx_before(gate.url) as edge,
-        browser(edge) as http,
-        asyncio.timeout(DEADLINE),
-    ):
+    async with way_in(tmp_path) as (engine, gate, edge, http):
         barrier = asyncio.Barrier(TABS)
         seen = await asyncio.gather(*(stream(http, gate, engine, f"tab{tab}", barrier) for tab in range(TABS)))
         assert [len(tokens) for tokens in seen] == [TOKENS] * TABS
@@ -92,13 +93,7 @@ async def test_eight_tabs_stream_at_once_over_one_connection(tmp_path: Path) -> 
 
 async def test_a_reload_breaks_no_stream(tmp_path: Path) -> None:
     """A stream that runs while nginx takes over its configuration goes on to its end; new requests meet new workers."""
-    async with (
-        engine_in_turns(TOKENS) as engine,
-        gateway(engine.url, tmp_path, gateway=BEHIND_NGINX) as gate,
-        nginx_before(gate.url) as edge,
-        browser(edge) as http,
-        asyncio.timeout(DEADLINE),
-    ):
+    async with way_in(tmp_path) as (engine, gate, edge, http):
         tokens = tokens_of(await http.post("/v1/chat/completions", question("a"), gate.headers()))
         await anext(tokens)
         before = edge.workers()
@@ -118,13 +113,7 @@ async def test_a_reload_breaks_no_stream(tmp_path: Path) -> None:
 
 async def test_a_client_that_leaves_ends_the_engines_work(tmp_path: Path) -> None:
     """A tab that is closed in mid-stream (RST_STREAM) reaches the engine through nginx and gateway; the record knows."""
-    async with (
-        engine_in_turns(TOKENS) as engine,
-        gateway(engine.url, tmp_path, gateway=BEHIND_NGINX) as gate,
-        nginx_before(gate.url) as edge,
-        browser(edge) as http,
-        asyncio.timeout(DEADLINE),
-    ):
+    async with way_in(tmp_path) as (engine, gate, _, http):
         answer = await http.post("/v1/chat/completions", question("a"), gate.headers())
         await anext(tokens_of(answer))
         answer.reset()

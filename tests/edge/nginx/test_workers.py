@@ -18,12 +18,11 @@ from typing import Any
 import pytest
 
 from gatehouse.context import Context
-from gateway.auth.keys import load_keys
-from gateway.auth.tokens import issue_token
 from tests.support.engines import MODEL
 from tests.support.http2 import connection
 from tests.support.nginx import DOMAIN, nginx_before
 from tests.support.redis_server import running_redis
+from tests.support.tokens import token
 from tests.support.turns import engine_in_turns
 
 DEADLINE = 60.0
@@ -58,9 +57,7 @@ class Service:
         return [each for line in lines if (each := json.loads(line)).get("route") == "/v1/chat/completions"]
 
     def headers(self) -> dict[str, str]:
-        config = self.context.gateway_config()
-        token, _ = issue_token(load_keys(config).signing, config.auth, subject="tester", ttl_seconds=3600)
-        return {"authorization": f"Bearer {token}"}
+        return {"authorization": f"Bearer {token(self.context.gateway_config())}"}
 
 
 @contextlib.asynccontextmanager

@@ -8,15 +8,14 @@ from typing import Any
 from aiohttp import ClientSession, DummyCookieJar, web
 
 from gateway.auth import Authenticator, require_scope, setup_auth
-from gateway.auth.keys import load_keys
 from gateway.auth.passwords import Passwords
 from gateway.auth.throttle import Throttle
-from gateway.auth.tokens import issue_token
 from gateway.auth.users import Users
 from gateway.config import AuthSettings, Config, EngineTarget
 from gateway.context import Exchange
 from gateway.observe import Observer
 from gateway.store import STORE, Store
+from tests.support import tokens
 
 PASSWORD = "correct horse battery staple"
 OWN_PAGE = {"Sec-Fetch-Site": "same-origin"}
@@ -71,8 +70,7 @@ class House:
 
     def token(self, **changes: Any) -> str:
         """A token of this house."""
-        wanted = {"subject": "ci", "ttl_seconds": 60, **changes}
-        return issue_token(load_keys(self.config).signing, self.config.auth, **wanted)[0]
+        return tokens.token(self.config, **{"subject": "ci", **changes})
 
 
 def make_app(config: Config) -> tuple[web.Application, Authenticator]:

@@ -12,10 +12,8 @@ import aiohttp
 import pytest
 
 from gateway.auth import setup as auth_setup
-from gateway.auth.keys import load_keys
 from gateway.auth.passwords import Passwords
 from gateway.auth.throttle import Throttle
-from gateway.auth.tokens import issue_token
 from gateway.auth.users import Users
 from gateway.store import RevocationKind, Store, database_address
 from tests.integration.auth.house import OWN_PAGE, PASSWORD
@@ -23,6 +21,7 @@ from tests.integration.test_failures import APIS, RUNNING, body_of, read_to_end
 from tests.support.engines import Simulator, simulator
 from tests.support.gateways import RunningGateway, gateway
 from tests.support.scripted import Script, scripted_engine
+from tests.support.tokens import issued
 
 PROMISED_SECONDS = 2.0
 Clock = Callable[[], float]
@@ -73,7 +72,7 @@ async def streaming(gate: RunningGateway, path: str, headers: dict[str, str]) ->
 
 def bearer(gate: RunningGateway, subject: str) -> tuple[dict[str, str], str]:
     """Credentials of a fresh token, and its id."""
-    token, record = issue_token(load_keys(gate.config).signing, gate.config.auth, subject=subject, ttl_seconds=600)
+    token, record = issued(gate.config, subject)
     return {"Authorization": f"Bearer {token}"}, record.id
 
 

@@ -1,7 +1,6 @@
 """Plans and limits change under a gateway that serves: the real command, its file, SIGHUP."""
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -16,9 +15,9 @@ from typing import Any
 import pytest
 
 from gatehouse.context import Context
-from gateway.auth.keys import load_keys
-from gateway.auth.tokens import issue_token
+from tests.support import tokens
 from tests.support.engines import MODEL, start_simulator
+from tests.support.processes import clean_environment
 from tests.support.stack import until
 
 
@@ -40,10 +39,9 @@ class Served:
             "--state-dir",
             str(self.state),
         ]
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("GATEHOUSE_")}
         with self.output.open("wb") as out:
             self.process = subprocess.Popen(
-                [*argv, "--port", "0", "--admin-port", "0"], stdout=out, stderr=out, env=environment
+                [*argv, "--port", "0", "--admin-port", "0"], stdout=out, stderr=out, env=clean_environment()
             )
         until((self.state / "gateway.json").exists, "it listens", alive=self.process)
         self.url = json.loads((self.state / "gateway.json").read_text())["url"]
@@ -77,8 +75,7 @@ class Served:
             return 0
 
     def token(self, subject: str, plan: str = "service") -> str:
-        signing = load_keys(self.config).signing
-        return issue_token(signing, self.config.auth, subject=subject, plan=plan, ttl_seconds=600)[0]
+        return tokens.token(self.config, subject, plan=plan)
 
     def admitted(self, subject: str, tries: int, plan: str = "service") -> int:
         """How many of so many requests at once pass."""
