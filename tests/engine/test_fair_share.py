@@ -65,7 +65,7 @@ async def flooded(narrow: Stack, flood: list[tuple[str, str]], one: tuple[str, s
     async with traffic(narrow) as sender:
         order = Order(sender)
         tasks: list[asyncio.Task[Any]] = [asyncio.create_task(order.ask(*each)) for each in flood]
-        await order.until_waiting(len(flood) - PLACES - 2)
+        await order.until_waiting(len(flood) // 2)  # where the machine is slow, some have been served by now
         await order.ask(*one)
         for task in tasks:
             task.cancel()
