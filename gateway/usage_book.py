@@ -83,30 +83,31 @@ class UsageBook:
 
     async def catch_up(self) -> None:
         """Count everything that the record holds and that is not counted. Raises StoreError or OSError."""
-        for path in self._files:
+        for path in await asyncio.to_thread(self._changed):
             while await self._count(path):
                 pass
 
+    def _changed(self) -> list[Path]:
+        return [path for path in self._files if self._seen.get(path) != (mark := _mark(path)) and mark is not None]
+
     async def _count(self, path: Path) -> bool:
-        """Count one batch of a file; whether there may be more."""
-        mark = await asyncio.to_thread(_mark, path)
-        if mark is None or self._seen.get(path) == mark:
-            return False
-        name = await asyncio.to_thread(_identity, path)
-        if name is None:
+        """Count one batch of a file; whether there is more. What is written meanwhile waits for the next look."""
+        mark, name = await asyncio.to_thread(lambda: (_mark(path), _identity(path)))
+        if mark is None or name is None:
             return False
         start = await self._store.usage.position(name)
         batch = await asyncio.to_thread(self._read, path, name, start)
         if batch is None:  # it was rotated under our hands
             return True
-        end, sums = batch
-        if end == start:
+        end, sums, more = batch
+        if end > start and not await self._store.usage.add(name, start, end, sums):  # another worker was faster
+            return True
+        if not more:
             self._seen[path] = mark
-            return False
-        await self._store.usage.add(name, start, end, sums)
-        return True
+        return more
 
-    def _read(self, path: Path, name: str, start: int) -> tuple[int, dict[UsageKey, UsageSum]] | None:
+    def _read(self, path: Path, name: str, start: int) -> tuple[int, dict[UsageKey, UsageSum], bool] | None:
+        """The sums of the whole lines from `start` on, where they end, and whether there are more behind them."""
         with path.open("rb") as file:
             first = file.readline(BATCH_BYTES)
             if _name(first) != name:
@@ -114,7 +115,7 @@ class UsageBook:
             file.seek(start)
             data = file.read(BATCH_BYTES)
         whole = data.rfind(b"\n") + 1
-        return start + whole, sums(data[:whole].splitlines(), self._zone)
+        return start + whole, sums(data[:whole].splitlines(), self._zone), whole > 0 and len(data) == BATCH_BYTES
 
 
 def sums(lines: Iterable[bytes], zone: dt.tzinfo) -> dict[UsageKey, UsageSum]:
