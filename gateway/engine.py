@@ -16,7 +16,9 @@ import aiohttp
 import msgspec
 
 from gateway.config import Config
-from gateway.upstream import Connection, Pool, UpstreamClosed
+from gateway.headers import request_head
+from gateway.ids import new_id
+from gateway.upstream import Connection, Head, Pool, StaleConnection, UpstreamClosed, UpstreamTimeout
 
 log = logging.getLogger("gatehouse.engine")
 
@@ -173,27 +175,42 @@ class Engine:
     async def count_tokens(self, text: str) -> int:
         """Count a text with the engine's own tokenizer. Raises UpstreamClosed when it cannot."""
         body = {"model": self._config.model, "prompt": text, "add_special_tokens": False}
-        answer = await self._ask("POST", "/tokenize", body)
+        answer = await self._ask("POST", "/tokenize", msgspec.json.encode(body))
         return int(msgspec.json.decode(answer)["count"])
 
     async def metrics(self) -> bytes:
         """Return vLLM's own /metrics text. Raises UpstreamClosed when it cannot be had."""
         return await self._ask("GET", "/metrics")
 
-    async def _ask(self, method: str, path: str, body: object = None) -> bytes:
-        """Ask the engine for itself, off the hot path."""
-        if self._url is None:
-            raise UpstreamClosed("the engine has no address yet")
-        headers = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
+    async def _ask(self, method: str, path: str, body: bytes = b"") -> bytes:
+        """Ask the engine for itself, off the hot path. Raises UpstreamClosed."""
+        head = request_head(
+            method=method,
+            target=path,
+            authority=self.authority,
+            request_id=new_id(),
+            api_key=self.api_key,
+            length=len(body),
+            fields=(),
+        )
         try:
-            async with (
-                aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=ASK_SECONDS), headers=headers) as session,
-                session.request(method, self._url + path, json=body) as answer,
-            ):
-                answer.raise_for_status()
-                return await answer.read()
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            async with asyncio.timeout(ASK_SECONDS):
+                answer, found = await self._answer(head, body)
+        except (UpstreamTimeout, TimeoutError) as error:
             raise UpstreamClosed(f"{path} cannot be had: {error}") from error
+        if answer.status != 200:
+            raise UpstreamClosed(f"{path} cannot be had: it answers {answer.status}")
+        return found
+
+    async def _answer(self, head: bytes, body: bytes) -> tuple[Head, bytes]:
+        while True:
+            connection = await self.connect()
+            try:
+                return await connection.ask(head, body, ASK_SECONDS), await connection.read_all()
+            except StaleConnection:
+                self.forget_idle()  # so that this cannot happen twice
+            finally:
+                connection.release()
 
     @contextlib.asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:

@@ -14,9 +14,9 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection
 
+import msgspec
 from aiohttp import web
 from multidict import CIMultiDict
 
@@ -31,17 +31,13 @@ from gateway.headers import answer_headers, request_head
 from gateway.routes import Route
 from gateway.shape import Shaped
 from gateway.stream import EngineLost, Stream, broken_off, meter_of
-from gateway.upstream import Connection, UpstreamClosed, UpstreamTimeout
+from gateway.upstream import Connection, StaleConnection, UpstreamClosed, UpstreamTimeout
 from gateway.waiting import uncancel
 
 log = logging.getLogger("gatehouse.relay")
 
 STOP_SECONDS = 1.0  # how long a client may take to read why its stream was stopped
 RETRY_SECONDS = 0.1  # between connection attempts, until the launcher has noticed that its engine is gone
-
-
-class _StaleConnection(Exception):
-    """A connection that had been idle was closed instead of answered: the engine had never read the request."""
 
 
 class Relay:
@@ -73,15 +69,14 @@ class Relay:
         body: bytes,
         *,
         method: str = "POST",
-        fields: Iterable[tuple[str, str]] = (),
+        fields: Collection[tuple[str, str]] = (),
     ) -> web.StreamResponse:
         """Relay one request; returns the answer that the client gets, or got. `body` is what the engine gets.
 
         `fields` are the client's headers. Raises GatewayError only before anything was given to `delivery`. Sets on the
         exchange: usage, clocks, bytes, and the outcome where it is decided here.
         """
-        head = _Asked(method, tuple(fields))
-        passage = _Passage(self._engine, self._settings, head, exchange, route, shaped, body, delivery)
+        passage = _Passage(self._engine, self._settings, method, fields, exchange, route, shaped, body, delivery)
         try:
             return await passage.until_answered()
         except GatewayError as error:
@@ -109,19 +104,13 @@ class Relay:
             return delivery.response
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    method: str
-    fields: tuple[tuple[str, str], ...]
-
-
-@dataclass(slots=True)
-class _Passage:
+class _Passage(msgspec.Struct):
     """One request on its way, with all that belongs to it."""
 
     engine: Engine
     settings: GatewaySettings
-    asked: _Asked
+    method: str
+    fields: Collection[tuple[str, str]]  # the client's headers
     exchange: Exchange
     route: Route
     shaped: Shaped
@@ -148,7 +137,7 @@ class _Passage:
             generation = self.engine.generation
             try:
                 return await self._attempt(connection)
-            except _StaleConnection:
+            except StaleConnection:
                 self.engine.forget_idle()  # so that this cannot happen twice
                 continue
             except EngineLost as lost:
@@ -177,23 +166,24 @@ class _Passage:
         """Send it once. Raises EngineLost when it may be sent again."""
         exchange, shaped, route = self.exchange, self.shaped, self.route
         head = request_head(
-            method=self.asked.method,
+            method=self.method,
             target=route.path,
             authority=self.engine.authority,
             request_id=exchange.request_id,
             api_key=self.engine.api_key,
             length=len(self.body),
-            fields=self.asked.fields,
+            fields=self.fields,
             trace=exchange.trace,
         )
+        seconds = self.settings.first_token_seconds if shaped.stream else self.settings.total_seconds
         exchange.engine_attempts += 1
         exchange.sent_at = time.monotonic()
         try:
-            connection.expect_by(self.settings.first_token_seconds if shaped.stream else self.settings.total_seconds)
-            connection.send(head, self.body)
-            answer = await connection.head()
+            answer = await connection.ask(head, self.body, seconds)
+        except StaleConnection:
+            raise
         except UpstreamClosed as error:
-            raise (_StaleConnection if connection.idle_since else EngineLost)(str(error)) from error
+            raise EngineLost(str(error)) from error
         except UpstreamTimeout as error:
             raise EngineTimeout("The engine did not answer in time; its work was aborted.") from error
         fields = answer_headers(answer.headers)
@@ -204,15 +194,12 @@ class _Passage:
     async def _whole(self, connection: Connection, status: int, fields: CIMultiDict[str]) -> web.StreamResponse:
         """An answer in one piece: read whole before a byte is passed on."""
         exchange, route = self.exchange, self.route
-        parts = []
         try:
-            while data := await connection.read():
-                parts.append(data)
+            body = await connection.read_all()
         except UpstreamClosed as error:
             raise EngineLost(str(error)) from error
         except UpstreamTimeout as error:
             raise EngineTimeout("The engine did not finish in time; its work was aborted.") from error
-        body = b"".join(parts)
         if status >= 500 and (status == 503 or any(sign in body for sign in DYING)):
             raise EngineLost(f"it answered {status}")
         if status in {401, 403}:  # it refused the gateway, not the caller

@@ -29,6 +29,10 @@ class UpstreamClosed(Exception):
     """The connection could not be made, ended too early, or carried what is not HTTP."""
 
 
+class StaleConnection(UpstreamClosed):
+    """A connection that had been idle was closed instead of answered: the engine had never read the request."""
+
+
 class UpstreamTimeout(Exception):
     """The engine said nothing until the deadline."""
 
@@ -86,17 +90,37 @@ class Connection(asyncio.Protocol):
             self._arm_timer()
 
     def _arm_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        self._stop_timer()
         self._timer_at = self._deadline
         self._timer = self._loop.call_at(self._deadline, self._check_deadline)
 
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
     def _check_deadline(self) -> None:
         self._timer = None
+        if not self._busy:
+            return
         if self._loop.time() < self._deadline:  # it was moved meanwhile
             self._arm_timer()
         elif self._waiter is not None:
             self._fail(UpstreamTimeout("the engine did not answer in time"))
+
+    async def ask(self, head: bytes, body: bytes, seconds: float) -> Head:
+        """Send a whole request and wait for the head of its answer, no longer than `seconds`.
+
+        Raises UpstreamClosed, UpstreamTimeout, and StaleConnection where another connection may do.
+        """
+        self.expect_by(seconds)
+        try:
+            self.send(head, body)
+            return await self.head()
+        except UpstreamClosed as error:
+            if self.idle_since:
+                raise StaleConnection(str(error)) from error
+            raise
 
     async def head(self) -> Head:
         """Wait for status and headers."""
@@ -111,6 +135,13 @@ class Connection(asyncio.Protocol):
                 return b""
             await self._wait()
         return self._take()
+
+    async def read_all(self) -> bytes:
+        """Return the rest of the body, waiting for its end."""
+        parts = []
+        while data := await self.read():
+            parts.append(data)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def pump(self, sink: Callable[[bytes], bool]) -> None:
         """Give body bytes to `sink` the moment they arrive, until it returns False or the answer is whole.
@@ -145,10 +176,10 @@ class Connection(asyncio.Protocol):
         return self._complete and not self._body
 
     def release(self) -> None:
-        """Give the connection back: to the pool after a whole answer on a connection that stays, else close it."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        """Give the connection back: to the pool after a whole answer on a connection that stays, else close it.
+
+        Its timer stays: the next request's deadline is likely to be a later one.
+        """
         reusable = (
             self.drained
             and self._failure is None
@@ -166,9 +197,7 @@ class Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         """Close at once. The engine sees the disconnect and stops generating (8-54 ms, docs/vllm.md)."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._stop_timer()
         if self._transport is not None:
             self._transport.abort()
 
@@ -238,6 +267,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End of the connection: the end of an answer only if the answer was delimited by it."""
+        self._stop_timer()
         if self._until_close and exc is None:
             self._complete = True
             self._wake()
