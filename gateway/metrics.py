@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from gateway.connections.register import REASONS
 from gateway.context import Exchange, Outcome
 from gateway.streak import Streak
+from gateway.tally import Spread, Tally
 from gateway.timing import Timing
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -43,23 +44,23 @@ EXPECTED_REASONS = ("rate_limit_exceeded", "insufficient_quota")
 class _Children(msgspec.Struct, frozen=True):
     """The children of one (route, model, plan)."""
 
-    duration: Histogram
-    overhead: Histogram
-    ttft: Histogram
-    queue: Histogram
-    inter_token: Histogram
-    prompt: Counter
-    cached: Counter
-    completion: Counter
-    reasoning: Counter
+    duration: Spread
+    overhead: Spread
+    ttft: Spread
+    queue: Spread
+    inter_token: Spread
+    prompt: Tally
+    cached: Tally
+    completion: Tally
+    reasoning: Tally
 
 
 class _Team(msgspec.Struct, frozen=True):
     """The children of one team."""
 
-    requests: Counter
-    prompt: Counter
-    completion: Counter
+    requests: Tally
+    prompt: Tally
+    completion: Tally
 
 
 class Metrics:
@@ -73,7 +74,7 @@ class Metrics:
         self._teams = frozenset(teams)
         self._of_team: dict[str, _Team] = {}
         self._children: dict[tuple[str, str, str], _Children] = {}
-        self._requests: dict[tuple[str, str, str, int, Outcome | None], Counter] = {}
+        self._requests: dict[tuple[str, str, str, int, Outcome | None], Tally] = {}
 
         shape = ("route", "model", "plan")
         self.requests_total = Counter(
@@ -121,6 +122,7 @@ class Metrics:
             "gatehouse_limiter_seconds", "How long the limiter, Redis where there is one, took to answer.",
             buckets=LIMITER_BUCKETS, registry=registry,
         )  # fmt: skip
+        self._limiter = Spread(self.limiter)
         self.sql = Histogram(
             "gatehouse_sql_seconds", "Transactions, from asking for a connection to the end.", ("kind",),
             buckets=SQL_BUCKETS, registry=registry,
@@ -184,9 +186,9 @@ class Metrics:
         children = self._children.get(key) or self._make_children(key)
         request = self._requests.get((route, model, plan, exchange.status, outcome))
         if request is None:
-            request = self.requests_total.labels(route, model, plan, exchange.status, outcome or "none")
+            request = Tally(self.requests_total.labels(route, model, plan, exchange.status, outcome or "none"))
             self._requests[route, model, plan, exchange.status, outcome] = request
-        request.inc()
+        request.add()
         children.duration.observe(timing.duration)
         if exchange.sent_at is not None:
             children.overhead.observe(timing.overhead)
@@ -198,23 +200,23 @@ class Metrics:
         if timing.inter_token is not None:
             children.inter_token.observe(timing.inter_token)
         if usage.prompt_tokens:
-            children.prompt.inc(usage.prompt_tokens)
+            children.prompt.add(usage.prompt_tokens)
         if usage.cached_tokens:
-            children.cached.inc(usage.cached_tokens)
+            children.cached.add(usage.cached_tokens)
         if usage.completion_tokens:
-            children.completion.inc(usage.completion_tokens)
+            children.completion.add(usage.completion_tokens)
         if usage.reasoning_tokens:
-            children.reasoning.inc(usage.reasoning_tokens)
+            children.reasoning.add(usage.reasoning_tokens)
         if exchange.limiter_seconds is not None:
-            self.limiter.observe(exchange.limiter_seconds)
+            self._limiter.observe(exchange.limiter_seconds)
         if exchange.budget_used >= NEAR_BUDGET:
             self.near_budget.labels(plan).inc()
         if self._teams:
             name = self._team(exchange)
             team = self._of_team.get(name) or self._make_team(name)
-            team.requests.inc()
-            team.prompt.inc(usage.prompt_tokens)
-            team.completion.inc(usage.completion_tokens)
+            team.requests.add()
+            team.prompt.add(usage.prompt_tokens)
+            team.completion.add(usage.completion_tokens)
         match outcome:
             case Outcome.TIMEOUT:
                 self.streak.timed_out(exchange.started + timing.duration)
@@ -299,9 +301,9 @@ class Metrics:
 
     def _make_team(self, name: str) -> _Team:
         team = self._of_team[name] = _Team(
-            requests=self.team_requests_total.labels(name),
-            prompt=self.team_tokens_total.labels(name, "prompt"),
-            completion=self.team_tokens_total.labels(name, "completion"),
+            requests=Tally(self.team_requests_total.labels(name)),
+            prompt=Tally(self.team_tokens_total.labels(name, "prompt")),
+            completion=Tally(self.team_tokens_total.labels(name, "completion")),
         )
         return team
 
@@ -317,15 +319,15 @@ class Metrics:
     def _make_children(self, key: tuple[str, str, str]) -> _Children:
         route, model, plan = key
         tokens = {
-            kind: self.tokens_total.labels(kind, model, plan)
+            kind: Tally(self.tokens_total.labels(kind, model, plan))
             for kind in ("prompt", "cached", "completion", "reasoning")
         }
         children = self._children[key] = _Children(
-            duration=self.duration.labels(*key),
-            overhead=self.overhead.labels(route),
-            ttft=self.ttft.labels(model, plan),
-            queue=self.queue.labels(model, plan),
-            inter_token=self.inter_token.labels(model, plan),
+            duration=Spread(self.duration.labels(*key)),
+            overhead=Spread(self.overhead.labels(route)),
+            ttft=Spread(self.ttft.labels(model, plan)),
+            queue=Spread(self.queue.labels(model, plan)),
+            inter_token=Spread(self.inter_token.labels(model, plan)),
             **tokens,
         )
         return children
