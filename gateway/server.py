@@ -16,6 +16,7 @@ from gateway.listening import Listeners, Listening, state_file, url
 from gateway.runner import accept, listen, running
 from gateway.waiting import first
 
+YOUNG_OBJECTS = 20_000  # more than are alive at once while a few hundred requests run; Python's own bound is 700
 QUIET_LOOK_SECONDS = 0.1  # between two looks whether a worker that retires still has connections
 Beside = Callable[[Gateway], Coroutine[Any, Any, None]]
 
@@ -92,6 +93,8 @@ async def work(
 def _settle_in() -> None:
     gc.freeze()  # what is here now lives as long as the process: no collection needs to look at it, nor the first
     gc.enable()
+    # what a request leaves behind is freed without the collector, which only finds what is still in use: look seldom
+    gc.set_threshold(YOUNG_OBJECTS, 20, 20)
 
 
 @contextlib.asynccontextmanager
