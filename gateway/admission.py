@@ -13,6 +13,8 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import msgspec
+
 from gateway.context import Exchange
 from gateway.engine import Engine
 from gateway.errors import Unavailable
@@ -39,8 +41,7 @@ class Place:
     eta_seconds: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Sent:
+class _Sent(msgspec.Struct, frozen=True):
     exchange: Exchange
     turn: tuple[int, int]  # priority, then order of arrival: vLLM's own order
 
@@ -66,6 +67,7 @@ class Admission:
     def rank(self, priorities: Iterable[int]) -> None:
         """Take over the plans' priorities."""
         self._ranks = sorted(set(priorities)) or [0]
+        self._rooms: dict[int, int] = {}
 
     @property
     def waiting(self) -> int:
@@ -94,8 +96,11 @@ class Admission:
         """How long the line may be for a plan: all of `most` for the first, evenly less for each that comes after."""
         if self._most is None:
             return 1 << 62
-        after = sum(rank < plan_priority for rank in self._ranks)
-        return max(1, self._most * (len(self._ranks) - after) // len(self._ranks))
+        known = self._rooms.get(plan_priority)
+        if known is None:
+            after = sum(rank < plan_priority for rank in self._ranks)
+            known = self._rooms[plan_priority] = max(1, self._most * (len(self._ranks) - after) // len(self._ranks))
+        return known
 
     def _come_again(self, surplus: int, plan_priority: int) -> int:
         """Whole seconds after which there should be room, also for those who were told the same before."""

@@ -5,9 +5,11 @@ Every stage writes its own fields of the Exchange; `observe.py` turns the whole 
 
 import enum
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+import msgspec
 from aiohttp import web
+from msgspec import field
 
 from gateway.bodies import Bodies
 from gateway.trace_context import TraceContext
@@ -54,8 +56,7 @@ class Principal:
     via: Via
 
 
-@dataclass(slots=True)
-class Usage:
+class Usage(msgspec.Struct):
     """Tokens of one request, as the engine reported them."""
 
     prompt_tokens: int = 0
@@ -70,8 +71,7 @@ class Usage:
         return self.prompt_tokens + self.completion_tokens
 
 
-@dataclass(slots=True)
-class Exchange:
+class Exchange(msgspec.Struct, eq=False):
     """One request and all that is known of it. Clocks: `started_at` is wall time, the rest `time.monotonic()`."""
 
     request_id: str

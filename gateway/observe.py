@@ -9,7 +9,7 @@ import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 from aiohttp import web
@@ -213,8 +213,13 @@ def check_framing(request: web.Request) -> None:
         raise BadRequest("The only coding is `Transfer-Encoding: chunked`, in HTTP/1.1.", headers=_CLOSE)
     if request.version not in _VERSIONS:
         raise BadRequest("Only HTTP/1.1 and HTTP/1.0 are spoken here.", headers=_CLOSE)
-    if _HOST.fullmatch(request.headers.get("Host", "")) is None:
+    if not _is_host(request.headers.get("Host", "")):
         raise BadRequest("`Host` is not a host.", headers=_CLOSE)
+
+
+@lru_cache(maxsize=1024)
+def _is_host(text: str) -> bool:
+    return _HOST.fullmatch(text) is not None
 
 
 def _is_strange(request: web.Request) -> bool:

@@ -5,7 +5,6 @@ escapes and spacing reach the engine as they were, and a name that stands twice 
 """
 
 import re
-from dataclasses import dataclass
 from itertools import accumulate
 
 import msgspec
@@ -42,6 +41,8 @@ REFUSED_FIELDS = frozenset(
 # gpt-oss and others take their reasoning switches here, so this one passes in spite of its name
 _ALLOWED_TEMPLATE_ARGUMENTS = frozenset({"reasoning_effort", "enable_thinking", "thinking"})
 
+_NEEDS_A_LOOK = REFUSED_FIELDS | {"background"}
+
 _OUTPUT_LIMITS = {
     Api.CHAT: ("max_completion_tokens", "max_tokens"),
     Api.COMPLETIONS: ("max_tokens",),
@@ -57,10 +58,10 @@ _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")  # one level down is 1, o
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[{]}"))
 
 _top_level = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_encode = msgspec.json.Encoder().encode
 
 
-@dataclass(frozen=True, slots=True)
-class Shaped:
+class Shaped(msgspec.Struct, frozen=True, eq=False):
     """A request fit for the engine; `encode` makes its body."""
 
     fields: Fields
@@ -79,7 +80,7 @@ class Shaped:
         """Return the body for the engine. `priority` is vLLM's: lower goes first."""
         if self.takes_priority:
             self.fields["priority"] = encoded(priority)
-        return msgspec.json.encode(self.fields)
+        return _encode(self.fields)
 
 
 NOTHING = Shaped(
@@ -179,6 +180,8 @@ def _too_deep(max_depth: int) -> BadRequest:
 
 
 def _refuse_owned(fields: Fields) -> None:
+    if _NEEDS_A_LOOK.isdisjoint(fields):
+        return
     for name in REFUSED_FIELDS & fields.keys():
         value = decode(fields[name], name)
         if value is None:

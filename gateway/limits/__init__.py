@@ -5,7 +5,6 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 
 import msgspec
 
@@ -26,8 +25,7 @@ __all__ = ["LimiterUnavailable", "Limits"]
 _log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
-class _Reservation:
+class _Reservation(msgspec.Struct, frozen=True):
     """One request that holds a reservation. It keeps the exchange alive, so that `id(exchange)` stays its own."""
 
     exchange: Exchange

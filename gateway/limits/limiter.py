@@ -12,7 +12,7 @@ and a client that waits exactly as long as it was told is admitted.
 import enum
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -77,8 +77,7 @@ class Allowance:
 _UNLIMITED = Allowance()
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(NamedTuple):
     """An allowance, and the account (`subject:member:alice`, `team:red`, `model:m`, `total`) that it is counted on."""
 
     key: str

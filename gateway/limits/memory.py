@@ -137,6 +137,8 @@ class MemoryLimiter:
 
     async def settle(self, used: Mapping[str, int]) -> None:
         """See Limiter.settle."""
+        if self._reservations.keys().isdisjoint(used):
+            return
         time = self._time()
         for reservation_id, tokens in used.items():
             reservation = self._reservations.pop(reservation_id, None)

@@ -6,7 +6,8 @@ The header names and the two error shapes are OpenAI's
 """
 
 import math
-from functools import lru_cache
+from functools import cache, lru_cache
+from typing import NamedTuple
 
 from gateway.config import Config, PlanSettings
 from gateway.context import Principal, Via
@@ -14,6 +15,14 @@ from gateway.limits.limiter import Allowance, Kind, Pace, Rate, Refusal, Rule, V
 
 # Who sits before the chat goes before programs of the same plan, up to so many requests in flight more than theirs.
 CHAT_LEAD = 5
+
+
+class _Plan(NamedTuple):
+    name: str
+    allowance: Allowance
+    priority: int
+    max_tokens: int | None
+    default_max_tokens: int | None
 
 
 class Plans:
@@ -25,15 +34,20 @@ class Plans:
             if name not in config.plans:
                 raise ValueError(f"plans: there is no plan {name!r}, which auth gives by default")
         self._default = config.auth.default_plan
-        self._settings = config.plans
-        self._plans = {name: allowance(settings) for name, settings in config.plans.items()}
+        self._plans = {
+            name: _Plan(name, allowance(plan), plan.priority, plan.max_tokens, plan.default_max_tokens)
+            for name, plan in config.plans.items()
+        }
         self._teams = {name: Rule(f"team:{name}", allowance(plan)) for name, plan in config.limits.team.items()}
         self._models = {name: Rule(f"model:{name}", allowance(plan)) for name, plan in config.limits.model.items()}
         self._total = Rule("total", allowance(config.limits.total)) if config.limits.total else None
 
     def plan(self, principal: Principal) -> str:
         """The name of the caller's plan; one that is no longer configured falls back to the default plan."""
-        return principal.plan if principal.plan in self._plans else self._default
+        return self._of(principal).name
+
+    def _of(self, principal: Principal) -> "_Plan":
+        return self._plans.get(principal.plan) or self._plans[self._default]
 
     def rules(self, principal: Principal, model: str | None) -> tuple[Rule, ...]:
         """All that limits this request; the caller's own rule first.
@@ -41,14 +55,14 @@ class Plans:
         A subject that has a session and a token of different plans has an account for each: a busy service of theirs
         does not shut them out of the chat.
         """
-        plan = self.plan(principal)
+        plan = self._of(principal)
+        own = Rule(f"subject:{plan.name}:{principal.subject}", plan.allowance)
         shared = (self._teams.get(principal.team or ""), self._models.get(model or ""), self._total)
-        own = Rule(f"subject:{plan}:{principal.subject}", self._plans[plan])
-        return (own, *(rule for rule in shared if rule is not None))
+        return (own, *filter(None, shared))
 
     def rank(self, principal: Principal) -> int:
         """The priority of the caller's plan; lower ones go first."""
-        return self._settings[self.plan(principal)].priority
+        return self._of(principal).priority
 
     def priority(self, principal: Principal, running: int) -> int:
         """VLLM's priority (lower goes first): the plan's, plus the caller's requests in flight: fair share.
@@ -59,11 +73,11 @@ class Plans:
 
     def max_tokens(self, principal: Principal) -> int | None:
         """The largest output that the caller's plan lets a request ask for; None is unlimited."""
-        return self._settings[self.plan(principal)].max_tokens
+        return self._of(principal).max_tokens
 
     def default_max_tokens(self, principal: Principal) -> int | None:
         """The output limit of a request of the caller's plan that names none; None: the gateway's default."""
-        return self._settings[self.plan(principal)].default_max_tokens
+        return self._of(principal).default_max_tokens
 
 
 def allowance(settings: PlanSettings) -> Allowance:
@@ -145,6 +159,12 @@ def _go_duration(milliseconds: int) -> str:
 
 
 def _rate(fields: dict[str, str], what: str, rate: Rate) -> None:
-    fields[f"x-ratelimit-limit-{what}"] = str(rate.limit)
-    fields[f"x-ratelimit-remaining-{what}"] = str(rate.remaining)
-    fields[f"x-ratelimit-reset-{what}"] = go_duration(rate.reset)
+    limit, remaining, reset = _rate_fields(what)
+    fields[limit] = str(rate.limit)
+    fields[remaining] = str(rate.remaining)
+    fields[reset] = go_duration(rate.reset)
+
+
+@cache
+def _rate_fields(what: str) -> tuple[str, str, str]:
+    return f"x-ratelimit-limit-{what}", f"x-ratelimit-remaining-{what}", f"x-ratelimit-reset-{what}"
