@@ -43,7 +43,11 @@ class Engine:
 
     def __init__(self, config: Config) -> None:
         self._config = config.engine
-        self._pool = Pool(keep_alive=config.engine.keep_alive_seconds, connect_timeout=config.gateway.connect_seconds)
+        # what the gateway itself asks goes over connections of its own: how often a request is sent must not hang on it
+        self._pool, self._own = (
+            Pool(keep_alive=config.engine.keep_alive_seconds, connect_timeout=config.gateway.connect_seconds)
+            for _ in range(2)
+        )
         self.status: dict[str, Any] = {"state": "unknown", "phase": None, "percent": None, "reason": None}
         self._url: str | None = None
         self._address = ("", 0)
@@ -110,9 +114,12 @@ class Engine:
 
     async def connect(self) -> Connection:
         """Return a connection. Raises UpstreamClosed or UpstreamTimeout."""
+        return await self._connect(self._pool)
+
+    async def _connect(self, pool: Pool) -> Connection:
         if self._url is None:
             raise UpstreamClosed("the engine has no address yet")
-        return await self._pool.connect(*self._address)
+        return await pool.connect(*self._address)
 
     def update(self, status: dict[str, Any]) -> None:
         """Take over a new status."""
@@ -204,11 +211,11 @@ class Engine:
 
     async def _answer(self, head: bytes, body: bytes) -> tuple[Head, bytes]:
         while True:
-            connection = await self.connect()
+            connection = await self._connect(self._own)
             try:
                 return await connection.ask(head, body, ASK_SECONDS), await connection.read_all()
             except StaleConnection:
-                self.forget_idle()  # so that this cannot happen twice
+                self._own.drop_idle()  # so that this cannot happen twice
             finally:
                 connection.release()
 
@@ -223,3 +230,4 @@ class Engine:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
             self._pool.close()
+            self._own.close()

@@ -50,7 +50,8 @@ async def test_an_external_engine_comes_and_goes(tmp_path: Path) -> None:
             held = asyncio.create_task(asyncio.to_thread(ask, stack))
             async with simulator(port=port, env=GUARDED) as second:
                 assert "simulated" in await held
-                assert stack.status()["state"] == "ready"
+                # the gateway asks for itself, and may know before the launcher does
+                await asyncio.to_thread(until, lambda: stack.status()["state"] == "ready", "ready")
                 assert await asyncio.to_thread(stack.stop) == 0
                 assert second.process.poll() is None
                 assert await second.health() == 200
