@@ -102,11 +102,15 @@ class Scenarios:
         for _ in range(2):
             later = figures([self.generate.run(self.c(), self.short, Load(1, 4))])["ttft_ms"]
         engine = next(p for p in self.main.server.processes if "serve" in p.cmdline())
+        model = self.config["engine"]["model"]
         return {
             "ready_s": round(at - born, 1),
             "phases": phases,
             "gpu_mib": memory,
-            "argv": [re.sub(r"(?<=--api-key=).*", "…", word) for word in engine.cmdline()],
+            # no secret and no path of this host
+            "argv": [
+                re.sub(r"(?<=--api-key=).*", "…", "MODEL" if word == model else word) for word in engine.cmdline()
+            ],
             "first_user_ttft_ms": first,
             "later_user_ttft_ms": later,
         }
@@ -249,7 +253,8 @@ class Scenarios:
         environment = {**os.environ, **self.config["engine"].get("env", {}), "OPENAI_API_KEY": engine.api_key or ""}
         done = subprocess.run(argv, capture_output=True, text=True, timeout=200, env=environment, check=False)
         again = self.beside([engine], self.short, load, 1)
-        return {"ours": [*ours, *again], "exit": done.returncode, "theirs": (done.stdout + done.stderr)[-3500:]}
+        theirs = (done.stdout + done.stderr).replace(self.config["engine"]["model"], "MODEL")[-3500:]
+        return {"ours": [*ours, *again], "exit": done.returncode, "theirs": theirs}
 
     def fairness(self) -> dict[str, Any]:
         """A chat user's TTFT while 256 batch streams wait for 32 places."""
