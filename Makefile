@@ -45,7 +45,7 @@ format: .venv/dev
 	@$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
 
-.venv/dev: requirements-dev.lock .venv/run
+.venv/dev: requirements-dev.lock tools/system.sh .venv/run
 	@tools/system.sh test
 	@$(PIP) install --require-hashes -r requirements-dev.lock
 	@touch $@

@@ -6,6 +6,8 @@ set -euo pipefail
 declare -A packages=([python3-venv]="python3 -m ensurepip --version")
 if [ "${1:-run}" = test ]; then
   packages+=(
+    [gcc]="cc --version"
+    [libc6-dev]="test -e /usr/include/stdio.h"
     [redis-server]="redis-server --version"
     [nginx-light]="nginx -v"
     [chromium]="chromium --version"
