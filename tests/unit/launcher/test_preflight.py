@@ -20,7 +20,8 @@ BOTH = box(H200_MIB, H200_MIB)
 
 @pytest.fixture(autouse=True)
 def machine(tmp_path: Path, monkeypatch):
-    """A machine with a vLLM on PATH, an empty cache of the hub, and nothing of this one's environment."""
+    """A machine with a vLLM on PATH, an empty cache of the hub, room, and nothing of this one's environment."""
+    monkeypatch.setattr(host, "free_bytes", lambda _folder: 10**12)
     bin_folder = tmp_path / "bin"
     bin_folder.mkdir()
     monkeypatch.setenv("PATH", f"{bin_folder}:{os.environ['PATH']}")
