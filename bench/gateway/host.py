@@ -5,11 +5,12 @@ depend on what else the machine does, as wall clock does, and is exact where `/p
 """
 
 import contextlib
+import datetime as dt
+import json
 import os
 import platform
 import shutil
 import signal
-import socket
 import subprocess
 import time
 import urllib.error
@@ -20,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
+import launcher.host
 
 SOURCES = Path(__file__).parent
 DEADLINE = 60.0
@@ -40,10 +43,8 @@ def build(folder: Path) -> None:
 
 
 def free_port() -> int:
-    """A TCP port that nobody listens on now."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
+    """A TCP port of the loopback interface that nobody listens on now."""
+    return launcher.host.free_port("127.0.0.1")
 
 
 @contextlib.contextmanager
@@ -66,6 +67,13 @@ def running(argv: list[str], log: Path, *, on: set[int], **how: Any) -> Iterator
                     each.kill()
             process.kill()
             process.wait()
+
+
+def pin(pids: list[int], on: set[int]) -> None:
+    """Move every thread of these processes to the cores `on`."""
+    for pid in pids:
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            os.sched_setaffinity(int(task.name), on)
 
 
 def tree(pid: int) -> list[int]:
@@ -115,10 +123,11 @@ def until(what: str, condition: Callable[[], object], process: subprocess.Popen[
 
 
 def describe() -> dict[str, Any]:
-    """The machine and the versions, for the file of results."""
+    """Date (UTC), machine, its load before anything is measured, and versions, for the file of results."""
     models = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines()
               if line.startswith("model name")]  # fmt: skip
     return {
+        "date": dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M"),
         "cpu": models[0] if models else platform.machine(),
         "cores": os.cpu_count(),
         "load": os.getloadavg()[0],
@@ -127,6 +136,11 @@ def describe() -> dict[str, Any]:
         "revision": revision(SOURCES),
         **{name: version(name) for name in ("aiohttp", "uvloop", "httptools", "msgspec")},
     }
+
+
+def write(file: Path, content: dict[str, Any]) -> None:
+    """Keep results as JSON."""
+    file.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
 
 
 def revision(checkout: Path) -> str:

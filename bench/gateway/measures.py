@@ -4,15 +4,17 @@ import contextlib
 import json
 import statistics
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench.gateway import bodies, host
 from bench.gateway.host import cpu, get, memory
-from bench.gateway.peers import REST, Running
+from bench.gateway.peers import REST, Peer, Running
 
 Figures = dict[str, float | None]
 TRIES = 4
@@ -25,6 +27,21 @@ class Bench:
     folder: Path
     engine: int  # port
     seconds: float = 3.0
+    _before: dict[str, float] = field(default_factory=dict)
+
+    def memory_before(self, peer: Running) -> float:
+        """A peer's memory (MB) when it had seen some requests and nothing else was measured, for every later pass."""
+        self.control()
+        if peer.name not in self._before:
+            self.load(peer, "closed", "whole", c=64, t=0.3)
+            self._before[peer.name] = memory(peer.pids)
+        return self._before[peer.name]
+
+    @contextlib.contextmanager
+    def before(self, start: Peer) -> Iterator[Running]:
+        """A peer before the engine, in a folder of its own."""
+        with start(Path(tempfile.mkdtemp(dir=self.folder)), self.engine) as peer:
+            yield peer
 
     def control(self, **knobs: int) -> None:
         """Set what the engine does: chunks; interval, first and delay in microseconds; together."""
@@ -52,6 +69,19 @@ class Bench:
         only = ",".join(map(str, sorted(REST)))
         with subprocess.Popen(["taskset", "-c", only, *argv, *peer.options], stdout=subprocess.PIPE) as process:
             yield process
+
+
+@contextlib.contextmanager
+def started(seconds: float = 3.0) -> Iterator[Bench]:
+    """Build the mock engine and the load generator in a folder of their own, and start the engine."""
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gatehouse-bench-", dir="/tmp")))
+        host.build(folder)
+        bodies.write(folder)
+        engine = host.free_port()
+        stack.enter_context(host.running([str(folder / "engine"), str(engine)], folder / "engine.log", on=REST))
+        host.until("the engine", lambda: get(f"http://127.0.0.1:{engine}/health"))
+        yield Bench(folder, engine, seconds)
 
 
 def take(name: str, bench: Bench, peer: Running) -> Figures:
@@ -133,10 +163,20 @@ def first_chunk(bench: Bench, peer: Running) -> Figures:
     return {"p50_ms": _ms(report, "first_chunk"), "p99_ms": _ms(report, "first_chunk", "p99")}
 
 
+def idle(bench: Bench, peer: Running) -> Figures:
+    """1,000 connections that have had one request each and are kept open: memory of each."""
+    before = bench.memory_before(peer)
+    with bench.loading(peer, "idle", "whole", c=1000, t=3, s=1000) as process:
+        time.sleep(2.5)
+        after = memory(peer.pids)
+        process.communicate()
+    return {"kb_each": (after - before) * 1024 / 1000 if peer.process else None}
+
+
 def thousand(bench: Bench, peer: Running) -> Figures:
-    """1,000 streams at once: memory at the peak, and whether any is lost."""
+    """1,000 streams at once: memory at the peak, in all and of each, and whether any is lost."""
+    before = peak = bench.memory_before(peer)
     bench.control(chunks=40, interval=100_000)
-    peak = 0.0
     with bench.loading(peer, "stream", "stream", c=1000, n=1000, t=20, e=40, s=1000) as process:
         done = threading.Event()
         output: list[bytes] = []
@@ -146,19 +186,10 @@ def thousand(bench: Bench, peer: Running) -> Figures:
             peak = max(peak, memory(peer.pids))
         reader.join()
     report = json.loads(output[0])
-    return {"mb": peak if peer.process else None, "lost": report["lost"] + report["cut_short"]}
-
-
-def idle(bench: Bench, peer: Running) -> Figures:
-    """1,000 connections that have had one request each and are kept open: memory of each."""
-    bench.control()
-    bench.load(peer, "closed", "whole", c=64, t=0.3)
-    before = memory(peer.pids)
-    with bench.loading(peer, "idle", "whole", c=1000, t=3, s=1000) as process:
-        time.sleep(2.5)
-        after = memory(peer.pids)
-        process.communicate()
-    return {"kb_each": (after - before) * 1024 / 1000 if peer.process else None}
+    lost = report["lost"] + report["cut_short"]
+    if not peer.process:
+        return {"mb": None, "kb_each": None, "lost": lost}
+    return {"mb": peak, "kb_each": (peak - before) * 1024 / 1000, "lost": lost}
 
 
 def disconnect(bench: Bench, peer: Running) -> Figures:
@@ -189,5 +220,6 @@ def _expect(peer: Running, good: bool, report: dict[str, Any]) -> None:
 
 MEASURES = {
     each.__name__: each
-    for each in (request, chunk, latency, first_chunk, thousand, idle, disconnect, startup, long_prompt, chinese_chat)
+    # what takes memory comes last, the larger after the smaller: it is not given back
+    for each in (startup, request, latency, idle, long_prompt, chinese_chat, first_chunk, chunk, disconnect, thousand)
 }

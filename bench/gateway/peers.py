@@ -59,6 +59,7 @@ class Running:
     startup_cpu_seconds: float | None = None
     startup_mb: float | None = None
     admin: str | None = None  # base URL of the admin listener of a gateway whose limits are in Redis
+    redis: str | None = None  # URL of that Redis
     log: Path | None = None  # its output
 
     @contextlib.contextmanager
@@ -80,6 +81,10 @@ class Running:
     def pids(self) -> list[int]:
         """Its processes now."""
         return tree(self.process.pid) if self.process else []
+
+
+Peer = Callable[[Path, int], contextlib.AbstractContextManager[Running]]
+"""Starts a peer: its folder, the port of the engine behind it."""
 
 
 @contextlib.contextmanager
@@ -112,7 +117,7 @@ def vllm_router(folder: Path, engine: int) -> Iterator[Running]:
         yield Running("vllm-router", port, process)
 
 
-def python(name: str, module: str) -> Callable[..., Any]:
+def python(name: str, module: str) -> Peer:
     """One of our own baselines, a module of this folder."""
 
     @contextlib.contextmanager
@@ -136,9 +141,7 @@ def redis(folder: Path) -> Iterator[str]:
         yield f"unix://{socket}"
 
 
-def gatehouse(
-    name: str = "gatehouse", *, without: tuple[str, ...] = (), checkout: Path | None = None
-) -> Callable[..., Any]:
+def gatehouse(name: str = "gatehouse", *, without: tuple[str, ...] = (), checkout: Path | None = None) -> Peer:
     """`gatehouse gateway` as it runs in production, one worker: tokens, limits in Redis, record, metrics, metering.
 
     `without` takes layers out, for the budget (`bench.gateway.without`). `checkout`: that of another version.
@@ -175,9 +178,11 @@ def gatehouse(
             until(name, lambda: get(listening["url"] + "/readyz"), process)
             tokens = folder / "tokens"
             tokens.write_text("\n".join(_tokens(state, engine)), "ascii")
-            limiter = None if "redis" in without else listening["admin_url"]
-            port = int(listening["url"].rpartition(":")[2])
-            yield Running(name, port, process, ["-T", str(tokens)], *startup, limiter, folder / "output.log")
+            peer = Running(name, int(listening["url"].rpartition(":")[2]), process, ["-T", str(tokens)], *startup)
+            if "redis" in settings:
+                peer.admin, peer.redis = listening["admin_url"], settings["redis"]["url"]
+            peer.log = folder / "output.log"
+            yield peer
 
     return start
 
@@ -189,7 +194,7 @@ def _tokens(state: Path, engine: int) -> Iterator[str]:
         yield issue_token(key, config.auth, subject=f"service-{number}", ttl_seconds=86_400)[0]
 
 
-PEERS: dict[str, Callable[..., Any]] = {
+PEERS: dict[str, Peer] = {
     "direct": direct,
     "nginx": nginx,
     "gatehouse": gatehouse(),

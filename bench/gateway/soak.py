@@ -9,22 +9,20 @@ after the first tenth of the time. Exit code 1 if something is.
 
 import argparse
 import contextlib
-import datetime as dt
-import json
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import redis as redis_py
 
-from bench.gateway import bodies, host
-from bench.gateway.measures import Bench
-from bench.gateway.peers import REST, Running, gatehouse
+from bench.gateway import host, report
+from bench.gateway.measures import Bench, started
+from bench.gateway.peers import Running, gatehouse
 
 GROWTH = 1.10  # memory at the end beside memory after the first tenth: caches fill, allocators keep what they had
 BOOKED_MS = 3_600_000
+DRAWN = {"memory, MB": ["mb"], "descriptors": ["descriptors"], "in Redis": ["leases", "reservations"]}
 Sample = dict[str, float]
 
 
@@ -34,30 +32,30 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args()
+    machine = host.describe()
     samples, requests = run(chosen.minutes * 60)
     settled = samples[max(1, len(samples) // 10)]
     problems = verdict(settled, samples[-1])
     print(f"{requests} requests; after a tenth {settled}; at the end {samples[-1]}; {problems or 'nothing grows'}")
     if chosen.out:
-        today = dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M")
-        content = {"date": today, **host.describe(), "requests": requests, "problems": problems, "samples": samples}
-        chosen.out.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+        report.lines(
+            {
+                title: {name: [(each["at"] / 60, each[name]) for each in samples] for name in names}
+                for title, names in DRAWN.items()
+            },
+            "minutes",
+            chosen.out.with_suffix(".svg"),
+        )
+        host.write(chosen.out, machine | {"requests": requests, "problems": problems, "samples": samples})
     return 1 if problems else 0
 
 
 def run(seconds: float) -> tuple[list[Sample], int]:
     """The samples, and how many requests were sent."""
     with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gatehouse-soak-", dir="/tmp")))
-        host.build(folder)
-        bodies.write(folder)
-        port = host.free_port()
-        stack.enter_context(host.running([str(folder / "engine"), str(port)], folder / "engine.log", on=REST))
-        host.until("the engine", lambda: host.get(f"http://127.0.0.1:{port}/health"))
-        bench = Bench(folder, port)
-        (folder / "gatehouse").mkdir()
-        peer = stack.enter_context(gatehouse()(folder / "gatehouse", port))
-        books = stack.enter_context(redis_py.Redis(unix_socket_path=str(folder / "gatehouse" / "redis.sock")))
+        bench = stack.enter_context(started())
+        peer = stack.enter_context(bench.before(gatehouse()))
+        books = stack.enter_context(redis_py.Redis.from_url(peer.redis))
         begun = time.monotonic()
         samples: list[Sample] = []
         while time.monotonic() - begun < seconds:

@@ -1,104 +1,128 @@
 """The real vLLM (deploy/cpu), with and without the gateway before it: tokens a second in turns, and the CPU of each.
 
-    python -m bench.gateway.vllm [--rounds 8] [--out FILE]
+    python -m bench.gateway.vllm [--rounds 12] [--out FILE]
 
-`gatehouse up` runs both; `gatehouse bench --direct` makes the load, one run to the engine, one through the gateway, in
-turns. On a machine that does other work the speed of single runs says little: the share of the gateway's CPU time in
-the engine's is the steadier figure, for what the gateway takes from the engine is that.
+`gatehouse up` runs both. The gateway and the load share the machine's first core, vLLM has the others for itself, in
+both halves of a round: so the gateway takes no CPU from the engine, and its own is counted apart. A round is one load
+on each, in turning order; what was lost is the median over rounds, with its 95 % confidence interval. On a machine
+that does other work tokens a second say little: the engine's CPU time a token, with and without, is the steadier
+figure. A gateway that holds requests back, so that the engine's batches are smaller, makes it dearer.
 """
 
 import argparse
-import datetime as dt
+import contextlib
 import json
-import statistics
-import subprocess
-import sys
-import tempfile
+import os
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import psutil
-
-from bench.gateway.host import cpu, describe, tree
+from bench.gateway import host, report
+from bench.gateway.host import cpu, tree
+from gatehouse.bench.client import Target
+from gatehouse.bench.load import Load, Round, generator, interleave
+from gatehouse.bench.report import figures
+from gatehouse.bench.stats import percentile
+from gatehouse.bench.workload import Workload
 from tests.support.real_engine import install, real_engine
 from tests.support.stack import Stack, running_stack
 
 START_SECONDS = 600.0
-LOAD = [
-    "--api",
-    "completions",
-    "--input-tokens",
-    "64",
-    "--output-tokens",
-    "128",
-    "--concurrency",
-    "8",
-    "--requests",
-    "16",
-]
+WORKLOAD = Workload("gpt-oss-20b", "completions", input_tokens=64, output_tokens=128)
+LOAD = Load(concurrency=8, requests=16)
 
 
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args()
-    with running_stack(real_engine(*install()), ready_seconds=START_SECONDS) as stack:
+    machine = host.describe()
+    with pinned_stack() as stack:
         found = measure(stack, chosen.rounds)
-    print(json.dumps({name: value for name, value in found.items() if name != "raw"}, indent=1))
+    print(json.dumps({name: value for name, value in found.items() if name != "results"}, indent=1))
     if chosen.out:
-        today = dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M")
-        chosen.out.write_text(json.dumps({"date": today, **describe(), **found}, indent=1) + "\n", "utf-8")
+        host.write(chosen.out, machine | found)
+        speeds = {row["target"]: list(enumerate(row["output_tokens_per_second_by_round"])) for row in found["results"]}
+        report.lines({"tokens/s": speeds}, "round", chosen.out.with_suffix(".svg"))
+
+
+@contextlib.contextmanager
+def pinned_stack() -> Iterator[Stack]:
+    """`gatehouse up` with the tiny model: vLLM on the other cores, the gateway and this process on the first."""
+    first, others = host.cores()
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, others)  # what is started from here has it from here: vLLM counts its cores at the start
+    try:
+        with running_stack(real_engine(*install()), ready_seconds=START_SECONDS) as stack:
+            host.pin(tree(gateway_pid(stack)), first)
+            os.sched_setaffinity(0, first)
+            yield stack
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def gateway_pid(stack: Stack) -> int:
+    """The process of the gateway beside the engine."""
+    return int(json.loads((stack.state_dir / "gateway.json").read_text("utf-8"))["pid"])
+
+
+def targets(stack: Stack) -> tuple[Target, Target]:
+    """The engine itself, and the gateway before it."""
+    return Target("engine", stack.engine_url, stack.engine_key), Target("gateway", stack.url, stack.token("bench"))
 
 
 def measure(stack: Stack, rounds: int) -> dict[str, Any]:
-    """Tokens a second with and without, and CPU microseconds a token of gateway and engine."""
-    gateway = json.loads((stack.state_dir / "gateway.json").read_text("utf-8"))["pid"]
-    engine = _engine(stack.process.pid, gateway)
-    before = cpu(tree(gateway)), cpu(tree(engine))
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "bench.json"
-        argv = [
-            sys.executable,
-            "-m",
-            "gatehouse",
-            "bench",
-            "--direct",
-            *LOAD,
-            "--rounds",
-            str(rounds),
-            "--json",
-            str(file),
-        ]
-        argv += ["--config", str(stack.state_dir.parent / "gatehouse.yaml"), "--state-dir", str(stack.state_dir)]
-        subprocess.run(argv, check=True)
-        raw = json.loads(file.read_text("utf-8"))
-    used = cpu(tree(gateway)) - before[0], cpu(tree(engine)) - before[1]
-    return {"workload": " ".join(LOAD), "rounds": rounds, **summary(raw, used), "raw": raw}
+    """Tokens a second and CPU microseconds a token, with and without."""
+    gateway, engine = gateway_pid(stack), int(stack.status()["pid"])
+    direct, through = targets(stack)
+    used: dict[str, list[tuple[float, float]]] = {direct.name: [], through.name: []}  # microseconds: gateway, engine
+    with generator() as generate:
+        for target in (direct, through):
+            generate.run(target, WORKLOAD, LOAD)
 
+        def run(target: Target) -> Round:
+            before = cpu(tree(gateway)), cpu(tree(engine))
+            done = generate.run(target, WORKLOAD, LOAD)
+            used[target.name].append((cpu(tree(gateway)) - before[0], cpu(tree(engine)) - before[1]))
+            return done
 
-def summary(raw: dict[str, Any], used: tuple[float, float]) -> dict[str, Any]:
-    """What was lost, as `gatehouse bench` has it; CPU time of the gateway for tokens that went through it."""
-    direct, through = raw["results"]
-    tokens = direct["output_tokens"] + through["output_tokens"]
-    gateway, engine = used[0] / through["output_tokens"], used[1] / tokens
-    by_round = raw["differences"][0]["throughput_lost_percent_by_round"]
+        done = interleave([direct, through], rounds, run)
+    rows = [figures([each for each in done if each.target == target.name]) for target in (direct, through)]
+    if any(row["errors"] for row in rows):
+        raise RuntimeError(f"requests failed: {[row['errors'] for row in rows]}")
     return {
-        "tokens_per_second": {each["target"]: each["output_tokens_per_second"] for each in (direct, through)},
-        "lost_percent": raw["differences"][0]["throughput_lost_percent"],
-        "lost_percent_median": statistics.median(by_round),
-        "lost_percent_by_round": by_round,
-        "gateway_cpu_us_a_token": gateway,
-        "engine_cpu_us_a_token": engine,
-        "gateway_share_percent": 100 * gateway / engine,
+        "workload": asdict(WORKLOAD),
+        "load": asdict(LOAD),
+        "rounds": rounds,
+        **summary(rows, used),
+        "results": rows,
     }
 
 
-def _engine(command: int, gateway: int) -> int:
-    """The process of `vllm serve`: the child of the command that is not the gateway."""
-    others = [child.pid for child in psutil.Process(command).children() if child.pid != gateway]
-    return max(others, key=lambda pid: len(tree(pid)))
+def summary(rows: list[dict[str, Any]], used: dict[str, list[tuple[float, float]]]) -> dict[str, Any]:
+    """What was lost, round by round; CPU of the gateway a token that went through it."""
+    tokens = {row["target"]: row["output_tokens"] for row in rows}
+    engine = {name: sum(each for _, each in used[name]) / tokens[name] for name in used}
+    gateway = sum(each for each, _ in used["gateway"]) / tokens["gateway"]
+    speeds = zip(*(row["output_tokens_per_second_by_round"] for row in rows), strict=True)
+    costs = zip(*(used[name] for name in ("engine", "gateway")), strict=True)
+    return {
+        "tokens_per_second": {row["target"]: row["output_tokens_per_second"] for row in rows},
+        "lost_percent": _typical([(1 - through / direct) * 100 for direct, through in speeds]),
+        "engine_cpu_us_a_token": engine,
+        "engine_cpu_added_percent": _typical([(through / direct - 1) * 100 for (_, direct), (_, through) in costs]),
+        "gateway_cpu_us_a_token": gateway,
+        "gateway_share_percent": 100 * gateway / engine["gateway"],
+    }
+
+
+def _typical(by_round: list[float]) -> dict[str, Any]:
+    """The median, and between what it lies with 95 % confidence."""
+    found = percentile(by_round, 0.5)
+    return {**(found._asdict() if found else {}), "by_round": by_round}
 
 
 if __name__ == "__main__":

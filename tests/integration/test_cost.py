@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
-from bench.gateway import bodies, host
-from bench.gateway.measures import Bench, chunk, request
-from bench.gateway.peers import REST, gatehouse, nginx
+from bench.gateway.measures import Bench, chunk, request, started
+from bench.gateway.peers import gatehouse, nginx
 from tests.support.needs import missing
 from tests.support.nginx import nginx_path
 from tests.support.redis_server import server_binary
@@ -25,38 +24,28 @@ REQUEST_BOUND, CHUNK_BOUND = 80.0, 12.0  # seen: 15 and 1.5; 34 on a machine wit
 
 
 @pytest.fixture(scope="module")
-def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The mock engine and the load generator, built."""
+def mock() -> Iterator[Bench]:
+    """The mock engine and the load generator, built and started."""
     if shutil.which("cc") is None:
         missing("cc")
     server_binary()
     nginx_path()
-    folder = tmp_path_factory.mktemp("cost")
-    host.build(folder)
-    bodies.write(folder)
-    return folder
+    with started(seconds=0.5) as bench:
+        yield bench
 
 
 def test_requests_and_chunks_cost_no_more_than_so_many_times_nginx(
-    tools: Path, capsys: pytest.CaptureFixture[str]
+    mock: Bench, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Tokens, limits in Redis, record, metrics, usage metered and taken out: all on, one worker."""
     with contextlib.ExitStack() as stack:
-        port = host.free_port()
-        stack.enter_context(host.running([str(tools / "engine"), str(port)], tools / "engine.log", on=REST))
-        host.until("the engine", lambda: host.get(f"http://127.0.0.1:{port}/health"))
-        bench = Bench(tools, port, seconds=0.5)
-        peers = []
-        for start in (nginx, gatehouse()):
-            folder = tools / f"peer-{len(peers)}"
-            folder.mkdir()
-            peers.append(stack.enter_context(start(folder, port)))
+        peers = [stack.enter_context(mock.before(start)) for start in (nginx, gatehouse())]
         ratios = {}
         for measure, bound in ((request, REQUEST_BOUND), (chunk, CHUNK_BOUND)):
             costs: list[list[float]] = [[], []]
             for _ in range(ROUNDS):
                 for peer, known in zip(peers, costs, strict=True):
-                    known.append(measure(bench, peer)["cpu_us"] or 0.0)
+                    known.append(measure(mock, peer)["cpu_us"] or 0.0)
             theirs, ours = map(min, costs)
             ratios[measure.__name__] = (ours / theirs, bound)
             with capsys.disabled():
