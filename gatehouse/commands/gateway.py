@@ -4,12 +4,14 @@ import json
 import sys
 import urllib.error
 import urllib.request
+from typing import NoReturn
 
 import click
 import uvloop
 
 from gatehouse.context import Context
 from gatehouse.life import CannotStart, Life
+from gatehouse.listeners import taken_ports
 from gatehouse.parenthood import die_with_parent
 from gatehouse.settings import ConfigError
 from gateway.listening import whereabouts
@@ -44,6 +46,8 @@ def gateway(
         raise ConfigError(
             [f"gateway.workers: {config.gateway.workers} workers need redis.url: they count limits together there"]
         )
+    if worker is None and (taken := taken_ports(config.gateway)):
+        _cannot_start("; ".join(taken))
     life = Life(context, config)
     try:
         with process_log(config.logging, config.state_dir, "gateway"):
@@ -54,8 +58,12 @@ def gateway(
             else:
                 uvloop.run(life.as_parent())
     except CannotStart as error:
-        click.echo(f"gatehouse: the gateway cannot start: {error}", err=True)
-        sys.exit(1)
+        _cannot_start(error)
+
+
+def _cannot_start(reason: object) -> NoReturn:
+    click.echo(f"gatehouse: the gateway cannot start: {reason}", err=True)
+    sys.exit(1)
 
 
 @gateway.command()
@@ -69,7 +77,8 @@ def restart(context: Context) -> None:
         click.echo(f"gatehouse gateway: {json.load(error)['error']['message']}", err=True)
         sys.exit(1)
     if not answered:
-        click.echo(f"gatehouse gateway: no gateway runs on {context.state_path}", err=True)
+        told = f"no gateway runs on {context.state_path}: start one with `gatehouse gateway` or `gatehouse up`"
+        click.echo(f"gatehouse gateway: {told}", err=True)
         sys.exit(3)
     click.echo("The workers are replaced one after another.", err=True)
 

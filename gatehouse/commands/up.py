@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import sys
 import time
 
@@ -14,6 +13,7 @@ from gatehouse.checks import tracing
 from gatehouse.commands.engine import Reporter, launcher_log
 from gatehouse.commands.greeting import gateway_of, greeting
 from gatehouse.context import Context
+from gatehouse.listeners import taken_ports
 from gatehouse.parenthood import PARENT
 from gatehouse.private_redis import PrivateRedis
 from launcher.config import EngineSettings
@@ -42,8 +42,8 @@ class _Up:
     def __init__(self, context: Context, port: int | None, admin_port: int | None) -> None:
         self._context = context
         self._settings = context.settings
-        self._port = port
-        self._admin_port = admin_port
+        chosen = {"port": port, "admin_port": admin_port}
+        self._ports = {name: number for name, number in chosen.items() if number is not None}
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self._gateway: asyncio.subprocess.Process | None = None
@@ -61,7 +61,7 @@ class _Up:
     async def run(self) -> int:
         """Run until told to stop; returns the exit code."""
         problems = [
-            *_taken_ports(self._context, self._port, self._admin_port),
+            *taken_ports(self._settings.gateway.model_copy(update=self._ports)),
             *_engine_problems(self._settings.engine),
             *(
                 f"{finding.what}; {finding.remedy}"
@@ -130,9 +130,8 @@ class _Up:
             argv += ["--config", str(self._context.config_file)]
         if self._context.demo:
             argv.append("--demo")
-        for flag, value in (("--port", self._port), ("--admin-port", self._admin_port)):
-            if value is not None:
-                argv += [flag, str(value)]
+        for name, number in self._ports.items():
+            argv += [f"--{name.replace('_', '-')}", str(number)]
         env = {**os.environ, PARENT: str(os.getpid())}
         if self._redis is not None:
             env["GATEHOUSE_REDIS__URL"] = self._redis.url
@@ -181,28 +180,6 @@ class _Up:
 
 def _engine_problems(settings: EngineSettings) -> list[str]:
     return [f"{problem.what}; {problem.remedy}" for problem in preflight(settings)]
-
-
-def _taken_ports(context: Context, port: int | None, admin_port: int | None) -> list[str]:
-    """Name the listeners whose port is taken, before anything is started."""
-    settings = context.settings.gateway
-    listeners = (
-        ("gateway.port", settings.host, settings.port if port is None else port, "--port"),
-        ("gateway.admin_port", settings.admin_host, settings.admin_port if admin_port is None else admin_port,
-         "--admin-port"),
-    )  # fmt: skip
-    problems = []
-    for name, host, number, flag in listeners:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, number))
-            except OSError as error:
-                problems.append(
-                    f"{name}: {host}:{number} cannot be used ({error.strerror}); choose another with {flag}"
-                )
-    return problems
 
 
 def _has_terminal() -> bool:

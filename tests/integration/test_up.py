@@ -149,11 +149,16 @@ def test_taken_ports_are_named(start: Callable[..., Up]) -> None:
             taken.bind(("127.0.0.1", 0))
             taken.listen()
         ports = [str(taken.getsockname()[1]) for taken in (one, two)]
-        up = start("--demo", "--port", ports[0], "--admin-port", ports[1])
+        words = ("--demo", "--port", ports[0], "--admin-port", ports[1])
+        up = start(*words)
         assert up.process.wait(DEADLINE) == 1
-    assert f"gateway.port: 127.0.0.1:{ports[0]}" in up.said
-    assert f"gateway.admin_port: 127.0.0.1:{ports[1]}" in up.said
-    assert "--port" in up.said
+        argv = [sys.executable, "-m", "gatehouse", "gateway", *words, "--state-dir", str(up.state_dir)]
+        gateway = subprocess.run(argv, capture_output=True, text=True, timeout=DEADLINE, check=False)
+    assert gateway.returncode == 1
+    for said in (up.said, gateway.stderr):
+        assert f"gateway.port: 127.0.0.1:{ports[0]}" in said
+        assert f"gateway.admin_port: 127.0.0.1:{ports[1]}" in said
+        assert "--port" in said
 
 
 def test_without_vllm_the_message_says_what_to_do(start: Callable[..., Up], tmp_path: Path) -> None:
