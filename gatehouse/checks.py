@@ -5,6 +5,7 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 
@@ -13,6 +14,8 @@ from gatehouse.settings import Sections
 from gateway.auth.keys import KeyFileError, key_file, read_secret_file
 from gateway.config import Config, EngineTarget
 from gateway.listening import whereabouts
+from gateway.redis import Address, Link, RedisAway
+from gateway.redis.address import CONNECT_SECONDS
 from gateway.store import Store, StoreError, database_address
 from gateway.tracing import TracingUnavailableError, require_sdk
 from launcher import host
@@ -113,6 +116,31 @@ def database(config: Config) -> Iterator[Finding]:
     yield Finding(subject, f"{where}{behind}")
     if config.database.url is None:
         yield _private("database file", own)
+
+
+def redis(config: Config) -> Iterator[Finding]:
+    """The Redis that is configured answers, and runs a script, which is what the limits are."""
+    if config.redis.url is None:
+        return
+    url = urlsplit(config.redis.url.get_secret_value())
+    where = url.netloc.rpartition("@")[2] or url.path  # without the password
+    try:
+        asyncio.run(_script(Address(config.redis.url.get_secret_value())))
+    except RedisAway as error:
+        yield problem("redis", f"{where}: {error}", "start it, or correct redis.url")
+    else:
+        yield Finding("redis", f"{where} answers")
+
+
+async def _script(address: Address) -> None:
+    link = Link(address, CONNECT_SECONDS, lambda _reason: None)
+    await link.connect()
+    try:
+        reply = await link.call("EVAL", "return 1", 0)
+    finally:
+        await link.aclose()
+    if reply != 1:
+        raise RedisAway(f"runs no scripts: {reply}")
 
 
 def tracing(config: Config) -> Iterator[Finding]:

@@ -57,6 +57,7 @@ def findings(context: Context, *, production: bool = False) -> Iterable[Finding]
     yield from checks.listeners(config)
     yield from checks.secrets(config)
     yield from checks.database(config)
+    yield from checks.redis(config)
     if production:
         yield from unsafe(settings, config, context.config_file, holder)
     yield from checks.tracing(config)

@@ -11,8 +11,10 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
+import redis
 import yaml
 from click.testing import CliRunner, Result
 
@@ -21,6 +23,7 @@ from gatehouse.context import Context
 from gateway.auth.keys import load_keys
 from gateway.store import Store
 from tests.support.needs import free_ports
+from tests.support.redis_server import running_redis
 from tests.support.stack import SIMULATED, running_stack
 
 
@@ -78,6 +81,23 @@ def test_a_fresh_demo_is_good_and_nothing_is_made(tmp_path: Path):
     assert "PROBLEM" not in answer.output
     assert "is made at the first start" in answer.output
     assert not (tmp_path / "state").exists()
+
+
+def test_the_redis_that_is_configured_is_asked(tmp_path: Path):
+    """One that runs a script is good; one that refuses, and one that is away, is named without its password."""
+    with running_redis() as server:
+        with redis.Redis.from_url(server.url) as client:
+            client.config_set("requirepass", "geheim")
+        where = urlsplit(server.url)
+        url = where._replace(netloc=f":geheim@{where.netloc}").geturl()
+        words = ("--demo", "--state-dir", str(tmp_path / "state"), "--config")
+        assert findings(*words, config_file(tmp_path, redis={"url": url}))["redis"]["level"] == "ok"
+        wrong = findings(*words, config_file(tmp_path, redis={"url": server.url}))["redis"]
+        assert (wrong["level"], "Authentication required" in wrong["what"]) == ("problem", True)
+    away = findings(*words, config_file(tmp_path, redis={"url": url}))["redis"]
+    assert away["level"] == "problem"
+    assert where.netloc in away["what"]
+    assert "geheim" not in away["what"]
 
 
 def test_a_used_state_directory_is_good(tmp_path: Path, state: Path):
