@@ -3,10 +3,11 @@
 Precedence: GATEHOUSE_SECTION__KEY variables, then the file, then the defaults.
 """
 
+import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
@@ -163,7 +164,8 @@ def _unreadable(file: Path) -> list[str]:
     except _DuplicateKeyError as error:
         return [f"{file}: {error}"]
     except yaml.YAMLError as error:
-        return [f"{file}: is not YAML: {' '.join(str(error).split())}"]
+        told = " ".join(str(error).replace('in "<unicode string>",', "at").split())
+        return [f"{file}: is not YAML: {told}"]
     if content is not None and not isinstance(content, dict):
         return [f"{file}: must hold sections ({', '.join(Sections.model_fields)}), not {type(content).__name__}"]
     return []
@@ -175,7 +177,32 @@ def _sentence(problem: dict[str, Any]) -> str:
         return str(problem["msg"]).removeprefix("Value error, ")
     where = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
-        return f"{where}: there is no such key"
+        return f"{where}: there is no such key{_expected(problem['loc'])}"
+    if problem["type"] == "model_type":
+        return f"{where}: must hold keys ({', '.join(_keys(problem['loc']))}), got {problem['input']!r}"
     message = str(problem["msg"]).removeprefix("Value error, ").replace("Input should be", "must be")
     given = problem.get("input")
     return f"{where}: {message}" + (f", got {given!r}" if isinstance(given, str | int | float) else "")
+
+
+def _expected(loc: tuple[int | str, ...]) -> str:
+    """What an unknown key may have been meant to be."""
+    known = _keys(loc[:-1])
+    close = difflib.get_close_matches(str(loc[-1]), known, 1)
+    return f"; did you mean {close[0]}?" if close else f"; there are {', '.join(known)}"
+
+
+def _keys(loc: tuple[int | str, ...]) -> list[str]:
+    """The keys that the section at `loc` knows; names and numbers of a mapping's or list's items are passed over."""
+    section: type[BaseModel] = Sections
+    for part in loc:
+        if (field := section.model_fields.get(str(part))) is not None:
+            section = next(_sections(field.annotation), section)
+    return sorted(section.model_fields)
+
+
+def _sections(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _sections(part)

@@ -99,7 +99,8 @@ async def ask(http: aiohttp.ClientSession, target: Target, path: str, body: byte
     except TimeoutError:
         answer.error = "timeout"
     except (aiohttp.ClientError, OSError) as error:
-        answer.error = f"connection: {type(error).__name__}"
+        cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+        answer.error = f"connection: {getattr(cause, 'strerror', None) or type(error).__name__}"
     except msgspec.DecodeError:
         answer.error = "not an event stream of this API"
     answer.ended = time.monotonic()

@@ -14,6 +14,7 @@ from gatehouse.bench import report
 from gatehouse.bench.client import Target
 from gatehouse.bench.load import Load, Round, generator, interleave
 from gatehouse.bench.workload import Workload
+from gatehouse.commands.directory import known_plan
 from gatehouse.context import Context
 from gateway.auth.keys import load_keys
 from gateway.auth.tokens import issue_token
@@ -164,8 +165,8 @@ def _own(context: Context, plan: str | None, *, direct: bool) -> list[Target]:
             f"no gateway runs on {config.state_dir}: start it with `gatehouse up`, or give a URL"
         )
     _, listening = found
-    if plan is not None and plan not in config.plans:
-        raise click.BadParameter(f"{plan!r} is none of the plans: {', '.join(config.plans)}", param_hint="--plan")
+    if plan is not None:
+        known_plan(config, plan)
     key = load_keys(config).signing
     token, _ = issue_token(key, config.auth, subject="bench", plan=plan, ttl_seconds=_TOKEN_SECONDS)
     targets = [Target("gateway", listening.url, token)]

@@ -30,6 +30,13 @@ class Context(Protocol):
         ...
 
 
+def known_plan(config: Config, name: str) -> str:
+    """The plan that an option names. Raises click.BadParameter."""
+    if name not in config.plans:
+        raise click.BadParameter(f"{name}: there are {', '.join(config.plans)}", param_hint="--plan")
+    return name
+
+
 @asynccontextmanager
 async def opened(config: Config) -> AsyncIterator[Store]:
     """The store of this configuration, made and migrated as needed, closed at the end."""

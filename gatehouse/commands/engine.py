@@ -188,8 +188,9 @@ def _call(context: EngineContext, method: str, path: str) -> dict[str, Any]:
     try:
         code, answer = asyncio.run(_ask(socket, method, path))
     except (aiohttp.ClientError, OSError, TimeoutError) as error:
+        reason = getattr(error, "strerror", None) or error or "timeout"
         _fail(
-            f"no launcher answers at {socket} ({error or 'timeout'}): start one with `gatehouse engine`",
+            f"no launcher answers at {socket} ({reason}): start one with `gatehouse engine` or `gatehouse up`",
             _EXIT_UNREACHABLE,
         )
     if code >= 400:

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from gatehouse.commands.directory import Context, opened, opened_users, run, when
+from gatehouse.commands.directory import Context, known_plan, opened, opened_users, run, when
 from gateway.auth.claims import Refusal
 from gateway.auth.issuers import ForeignIssuers
 from gateway.auth.keys import KeySet, key_file, load_keys
@@ -73,6 +73,8 @@ def token_issue(
 ) -> None:
     """Print a new token, alone on stdout; only its id and what it may do are kept."""
     config = obj.gateway_config()
+    if plan is not None:
+        known_plan(config, plan)
     unknown = sorted(set(scopes or ()) - set(SCOPES))
     if unknown:
         raise click.BadParameter(f"unknown: {', '.join(unknown)}; there are {', '.join(SCOPES)}", param_hint="--scopes")

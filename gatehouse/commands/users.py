@@ -8,7 +8,7 @@ import sys
 
 import click
 
-from gatehouse.commands.directory import Context, opened, opened_users, run
+from gatehouse.commands.directory import Context, known_plan, opened, opened_users, run
 from gateway.auth.passwords import generate_password
 from gateway.auth.users import account_name, normal_name
 from gateway.store import User
@@ -34,9 +34,7 @@ def user_add(
 ) -> None:
     """Add a user. Asks for a password; without a terminal, or left empty, makes one and prints it."""
     config = obj.gateway_config()
-    chosen = plan or config.auth.user_plan
-    if chosen not in config.plans:
-        raise click.BadParameter(f"{chosen}: there are {', '.join(config.plans)}", param_hint="--plan")
+    chosen = known_plan(config, plan or config.auth.user_plan)
     password, generated = _ask_password(from_stdin=password_stdin)
 
     async def add() -> bool:

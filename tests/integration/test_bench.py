@@ -76,7 +76,7 @@ def test_refusals_are_counted_and_fail_the_command(stack: Stack) -> None:
     [
         (["127.0.0.1:80"], "is not an address such as http://127.0.0.1:8080"),
         (["--direct", "http://127.0.0.1:9"], "choose one of URL, --compare and --direct"),
-        (["--plan", "nosuch"], "'nosuch' is none of the plans: "),
+        (["--plan", "nosuch"], "nosuch: there are "),
         (["--concurrency", "1,x"], "is not a list of whole numbers above zero"),
         (["http://a", "--api-key", "1", "--api-key", "2"], "--api-key is given 2 times for 1 URL"),
     ],

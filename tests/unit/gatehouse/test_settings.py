@@ -86,9 +86,15 @@ def test_every_command_refuses_a_wrong_file(
     ("text", "told"),
     [
         ("gateway: {port: 99999}", "gateway.port: must be less than or equal to 65535, got 99999"),
-        ("gatway: {}", "gatway: there is no such key"),
-        ("plans: {member: {rpm: 3}}", "plans.member.rpm: there is no such key"),
-        ("gateway: 7", "gateway: "),
+        ("gatway: {}", "gatway: there is no such key; did you mean gateway?"),
+        ("gateway: {prot: 1}", "gateway.prot: there is no such key; did you mean port?"),
+        ("chat: {ui: {enter: 1}}", "chat.ui.enter: there is no such key; there are flush_ms, max_attach_kb, send_key"),
+        ("plans: {member: {rpm: 3}}", "plans.member.rpm: there is no such key; there are concurrent_requests, "),
+        (
+            "limits: {team: {red: {tokens_per_dy: 3}}}",
+            "limits.team.red.tokens_per_dy: there is no such key; did you mean",
+        ),
+        ("gateway: 7", "gateway: must hold keys (admin_host, admin_port, "),
         ("- gateway", "must hold sections (engine, "),
         ("gateway: {port: 1", "is not YAML"),
         ("auth: {default_plan: gold}", "auth.default_plan: there is no plan 'gold'; plans are member, service"),
