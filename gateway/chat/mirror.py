@@ -133,6 +133,7 @@ class Mirror:
                     await self._push()
             except (RedisAway, TimeoutError) as error:
                 log.info("chat: what was left to tell is lost: %s", error)
+            self._away = True  # that the connection is closed now is no news
             await self._link.aclose()
 
     async def _turn(self) -> None:
@@ -141,10 +142,10 @@ class Mirror:
             if not self._read_up_to:
                 for stream in (self._changes, self._stops):
                     self._read_up_to[stream] = await self._last(stream)
-            self._away = False
         self._wake.clear()
         await self._push()
         await self._pull()
+        self._away = False
         self._forget()
         try:
             async with asyncio.timeout(FOLLOW_SECONDS if self.followed else IDLE_SECONDS):

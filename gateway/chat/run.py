@@ -39,20 +39,13 @@ _INTERRUPTED = "The answer was interrupted: the gateway was stopped."
 
 
 class Run:
-    """One answer in the making. `exchange` is admitted; `wait_seconds` is the longest wait for an engine."""
+    """One answer in the making. `exchange` is admitted; `wait_seconds` is the longest wait for an engine.
 
-    def __init__(
-        self,
-        *,
-        run_id: str,
-        chat_id: str,
-        owner: str,
-        exchange: Exchange,
-        shaped: Shaped,
-        body: bytes,
-        wait_seconds: float,
-    ) -> None:
-        self.id, self.chat_id, self.owner = run_id, chat_id, owner
+    It is kept for a while after its end, for its frames: it holds neither the conversation nor, then, the answer.
+    """
+
+    def __init__(self, *, run_id: str, owner: str, exchange: Exchange, wait_seconds: float) -> None:
+        self.id, self.owner = run_id, owner
         self.replay = Replay(run_id)
         self.answer = Answer()
         self.exchange = exchange
@@ -60,7 +53,6 @@ class Run:
         self.task: asyncio.Task[None] | None = None
         self.stopped = False
         self.ended = asyncio.Event()
-        self._shaped, self._body = shaped, body
         self._wait_until = time.monotonic() + wait_seconds
         self._error: dict[str, Any] | None = None
         self._batch = _Batch(self._flush)
@@ -74,11 +66,13 @@ class Run:
             self.exchange.end(Outcome.CLIENT_GONE, "stopped")
             self.task.cancel()
 
-    async def work(self, relay: Relay, route: Route, engine: Engine, admission: Admission) -> None:
+    async def work(
+        self, shaped: Shaped, body: bytes, *, relay: Relay, route: Route, engine: Engine, admission: Admission
+    ) -> None:
         """Make the answer. Sets status and outcome of the exchange, but where it is cancelled."""
         looking = asyncio.create_task(self._look(engine, admission))
         try:
-            await self._relayed(relay, route, engine)
+            await self._relayed(shaped, body, relay=relay, route=route, engine=engine)
         except GatewayError as error:
             self.exchange.status = self.exchange.status or error.status
             self.exchange.end(outcome_of(error), error.code)
@@ -88,11 +82,11 @@ class Run:
             with contextlib.suppress(asyncio.CancelledError):
                 await looking
 
-    async def _relayed(self, relay: Relay, route: Route, engine: Engine) -> None:
+    async def _relayed(self, shaped: Shaped, body: bytes, *, relay: Relay, route: Route, engine: Engine) -> None:
         while True:
             sink = _Sink(self)
             try:
-                answer = await relay.relay_to(sink, self.exchange, route, self._shaped, self._body)
+                answer = await relay.relay_to(sink, self.exchange, route, shaped, body)
             except Unavailable:
                 if engine.state in _DOWN or time.monotonic() >= self._wait_until:
                     raise
@@ -211,6 +205,7 @@ class Run:
         """The last frames."""
         add_end(self.replay, ending)
         self.state = "ended"
+        self.answer = Answer()
         self.ended.set()
 
 

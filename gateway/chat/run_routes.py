@@ -103,14 +103,11 @@ class RunRoutes:
             raise no_chat()
         run = Run(
             run_id=new[-1].id,
-            chat_id=chat_id,
             owner=owner,
             exchange=exchange,
-            shaped=shaped,
-            body=encoded,
             wait_seconds=self._config.chat.wait_seconds,
         )
-        self._runs.begin(request, run)
+        self._runs.begin(request, run, shaped, encoded)
         self._hub.publish(added[0])
         return _begun(*added, status=202)
 

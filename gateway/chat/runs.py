@@ -26,6 +26,7 @@ from gateway.errors import Gone, NotFound
 from gateway.observe import Observer
 from gateway.relay import Relay
 from gateway.routes import ENGINE_ROUTES
+from gateway.shape import Shaped
 from gateway.store import Store, StoreError
 from gateway.store.chat_rows import Ending, Role, Status
 from gateway.store.messages import Unfinished
@@ -95,12 +96,12 @@ class Runs:
         followed = () if self._mirror is None else self._mirror.followed.values()
         return sum(replay.size for replay in (*(run.replay for run in self._runs.values()), *followed))
 
-    def begin(self, request: web.Request, run: Run) -> None:
-        """Start a run that goes on with the exchange of this request."""
+    def begin(self, request: web.Request, run: Run, shaped: Shaped, body: bytes) -> None:
+        """Start a run that goes on with the exchange of this request; `shaped` and `body` are for the engine."""
         self._runs[run.id] = run
         if self._mirror is not None:
             self._mirror.carry(run.replay)
-        run.task = self._observer.carry_on(request, partial(self._work, run))
+        run.task = self._observer.carry_on(request, partial(self._work, run, shaped, body))
         run.task.add_done_callback(partial(self._ended, run))
 
     async def stop(self, run_id: str) -> None:
