@@ -53,7 +53,7 @@ class Client:
 
     async def ask(self, raw: bytes) -> tuple[int, dict[str, str], Any]:
         self.writer.write(raw)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             head = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
             fields = dict(line.lower().split(": ", 1) for line in head[1:] if line)
             body = await self.reader.readexactly(int(fields["content-length"]))
@@ -282,7 +282,7 @@ async def test_what_is_not_http(gate: RunningGateway, engine: Simulator, raw: by
     host, port = gate.url.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(raw)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         answer = await reader.read()
     writer.close()
     assert b" 400 " in answer[:13] or b" 431 " in answer[:13]

@@ -47,7 +47,7 @@ async def to_the_end(gate: RunningGateway, data: bytes) -> tuple[str, bytes]:
     """Send, read until the gateway closes: head and what follows it."""
     reader, writer = await dial(gate)
     writer.write(data)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         head, _, rest = (await reader.read()).partition(b"\r\n\r\n")
     writer.close()
     return head.decode("latin-1").lower(), rest
@@ -111,7 +111,7 @@ async def test_who_waits_to_be_told_is_told_to_continue(engine: ScriptedEngine, 
     reader, writer = await dial(gate)
     head, _, body = request(gate, "Expect: 100-continue").partition(b"\r\n\r\n")
     writer.write(head + b"\r\n\r\n")
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
         writer.write(body)
         assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 OK")

@@ -25,7 +25,7 @@ from gateway.server import Ends, serve
 from tests.support import tokens
 from tests.support.engines import MODEL, parse_metrics
 
-DEADLINE = 30.0
+DEADLINE = 60.0
 UNLIMITED = {"member": PlanSettings(), "service": PlanSettings(priority=10)}
 
 

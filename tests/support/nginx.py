@@ -36,7 +36,7 @@ from gatehouse.deploy.nginx import NginxSite, render
 from tests.support.needs import free_ports, missing
 
 DOMAIN = "localhost"
-DEADLINE = 30.0
+DEADLINE = 60.0
 _ATTEMPTS = 5
 
 

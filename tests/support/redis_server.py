@@ -64,7 +64,7 @@ class RedisServer:
         """One command, on a connection of its own."""
         reader = hiredis.Reader()
         with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(10)
+            connection.settimeout(60)
             connection.connect(str(self.socket))
             connection.sendall(hiredis.pack_command(command))
             while (reply := reader.gets()) is False:

@@ -37,7 +37,7 @@ from tests.support.processes import clean_environment
 
 READY_SECONDS = 120.0
 STOP_SECONDS = 60.0
-DEADLINE = 30.0
+DEADLINE = 60.0
 POLL_SECONDS = 0.01
 NO_LIMITS = dict.fromkeys(("requests_per_minute", "tokens_per_minute", "concurrent_requests", "tokens_per_day"))
 BASE: dict[str, dict[str, Any]] = {
@@ -239,7 +239,7 @@ def until(
     return found
 
 
-def until_empty(remaining: Callable[[], list[str]], seconds: float = 5.0) -> list[str]:
+def until_empty(remaining: Callable[[], list[str]], seconds: float = DEADLINE) -> list[str]:
     """Poll until nothing remains; returns what still does then (the kernel takes a moment to reap)."""
     end = time.monotonic() + seconds
     while (left := remaining()) and time.monotonic() < end:

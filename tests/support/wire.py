@@ -8,7 +8,7 @@ import ssl
 from dataclasses import dataclass
 from typing import Any
 
-DEADLINE = 20.0
+DEADLINE = 60.0
 
 
 @dataclass

@@ -190,7 +190,7 @@ async def workers(
                 if process.poll() is None:
                     process.send_signal(signal.SIGTERM)
                 code = await asyncio.to_thread(process.wait, DEADLINE)
-                left = until_empty(gate.left_behind, DEADLINE)
+                left = until_empty(gate.left_behind)
                 assert (code in {0, -signal.SIGKILL}, left) == (True, []), f"exit {code}, left behind {left}"
             except BaseException:
                 print(gate.said[-5000:], file=sys.stderr)

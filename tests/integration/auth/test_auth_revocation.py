@@ -182,7 +182,7 @@ async def test_a_waiting_request_is_refused(tmp_path: Path, watched: Clock, held
         async with gateway(url, tmp_path, wait=False) as gate, elsewhere(gate) as users:
             headers, token_id = bearer(gate, "eve")
             asked = asyncio.create_task(refused_with(gate, headers))
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 while not (engine.received if held == "before its answer" else gate_is_busy(await gate.metrics())):
                     await asyncio.sleep(0.01)
             await users.revoke(RevocationKind.TOKEN, token_id)
@@ -191,7 +191,7 @@ async def test_a_waiting_request_is_refused(tmp_path: Path, watched: Clock, held
             assert watched() - at <= PROMISED_SECONDS
             [line] = await gate.logged(1, error_code="token_revoked")
             assert (line["outcome"], line["status"]) == ("rejected", 401)
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 while engine.open > 1:  # the probe of /health may hold one
                     await asyncio.sleep(0.01)
 

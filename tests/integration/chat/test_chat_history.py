@@ -270,7 +270,7 @@ async def test_while_the_database_is_away(tmp_path: Path, postgresql: Postgresql
                 assert (unreachable.status, unreachable.code) == (503, "chats_unavailable")
             finally:
                 postgresql.start()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while (await ada.call("GET", f"/api/chats/{chat}")).status != 200:
                 await asyncio.sleep(0.1)
             while (kept := await ada.message(chat, run))["status"] != "done":

@@ -10,7 +10,7 @@ from tests.support.members import OVER_HTTP, member
 
 async def until(gate: RunningGateway, **wanted: float) -> None:
     """Wait until these of the chat's metrics have these values."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while True:
             found = await gate.metrics()
             seen = {name: found[f"gatehouse_chat_{name}"] for name in ("tabs", "runs", "replay_bytes")}

@@ -66,7 +66,7 @@ async def test_a_run_is_recorded_as_any_request(tmp_path: Path) -> None:
         told = await gate.metrics()
         assert told[f'gatehouse_tokens_total{{kind="completion",model="{MODEL}",plan="member"}}'] == 40
         assert told["gatehouse_in_flight"] == 0
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while sums(tmp_path) != [(2, 0, 2 * run_line["prompt_tokens"], 40)]:
                 await asyncio.sleep(0.05)
 

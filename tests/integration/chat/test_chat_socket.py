@@ -157,7 +157,7 @@ async def test_a_tab_that_does_not_read() -> None:
     ):
         socket._response.connection.transport.pause_reading()
         await socket.send_json({"t": "sub", "run": "m_1", "from": 0})
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await gone.wait()
         socket._response.connection.transport.abort()
     *buffered, too_slow = seen
@@ -198,7 +198,7 @@ async def test_two_tabs_in_step(tmp_path: Path) -> None:
 
 async def told(tab: Any, **fields: Any) -> None:
     """Wait until the tab hears of a chat that is so."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while True:
             frame = await tab.until("chat")
             if fields.items() <= {key: value for key, value in frame["chat"].items() if key in fields}.items():

@@ -56,7 +56,7 @@ async def test_two_workers_and_a_redis() -> None:
                     doomed = await here.asked(chat, params={"max_tokens": 4000})
                     await far.sub(doomed)
                     await far.until("c", run=doomed)
-                    async with asyncio.timeout(30):
+                    async with asyncio.timeout(60):
                         while not (await there.message(chat, doomed))["content"]:
                             await asyncio.sleep(0.05)
                     fleet.gateways[0].kill()
@@ -101,14 +101,14 @@ async def test_killed_and_started_again(tmp_path: Path) -> None:
             async with signed_in_at(fleet) as (ada,):
                 chat = await ada.made(params={"max_tokens": 4000})
                 run = await ada.asked(chat)
-                async with asyncio.timeout(30):
+                async with asyncio.timeout(60):
                     while not (await ada.message(chat, run))["content"]:
                         await asyncio.sleep(0.05)
                 fleet.gateways[0].kill()
                 await engine.until("vllm:num_requests_running", 0)
                 fleet.gateways[0].start()
                 ada.url = fleet.gateways[0].url
-                async with asyncio.timeout(30):
+                async with asyncio.timeout(60):
                     while (kept := await ada.message(chat, run))["status"] == "running":
                         await asyncio.sleep(0.05)
                 assert (kept["status"], kept["error"]["code"]) == ("interrupted", "interrupted")

@@ -67,12 +67,13 @@ async def on_a_terminal(tmp_path: Path, **settings: Any) -> str:
 async def test_a_terminal_shows_a_bar(tmp_path: Path):
     """A bar with phase, share and elapsed time, from the second start on with an estimate; the cursor comes back."""
     first = await on_a_terminal(tmp_path, simulator={"startup": 2})
-    for drawn in ("engine loading", "engine capturing", "━", "0:00:01"):
+    for drawn in ("engine loading", "engine capturing", "━"):
         assert drawn in first
+    assert re.search(r"0:00:0[1-9]", first)
     assert len(set(re.findall(r"(\d+)%", first))) > 3
     assert "s left" not in first
     second = await on_a_terminal(tmp_path, simulator={"startup": 2})
-    assert re.search(r"about \d s left", second)
+    assert re.search(r"about \d+ s left", second)
     for drawn in (first, second):
         assert drawn.rfind("\x1b[?25h") > drawn.rfind("\x1b[?25l") > -1, "the cursor is shown again"
         assert "starting" not in drawn

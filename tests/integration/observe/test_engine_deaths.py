@@ -90,14 +90,14 @@ async def broken(send: Traffic, api: str, name: str, begun: list[str]) -> None:
 
 
 async def until_all(begun: list[str], names: list[str]) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not begun or set(begun) != set(names):
             await asyncio.sleep(0.01)
 
 
 async def standing_still(send: Traffic) -> None:
     """Wait until the counters have not moved for half a second: ten times a step."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         seen, since = -1.0, 0
         while since < 50:
             grown = (await send.gauges())[GENERATED]

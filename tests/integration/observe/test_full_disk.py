@@ -42,7 +42,7 @@ async def ask(gate: RunningGateway, request_id: str) -> None:
 
 async def until_dropped(gate: RunningGateway, lines: int) -> float:
     """Wait until so many lines are counted as lost."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while (found := (await gate.metrics())[DROPPED]) < lines:
             await asyncio.sleep(0.05)
     return found

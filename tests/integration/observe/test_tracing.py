@@ -27,7 +27,7 @@ BODY = {"model": MODEL, "prompt": "hello", "max_tokens": 4}
 
 
 async def until(condition: Callable[[], Any]) -> Any:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not (found := condition()):
             await asyncio.sleep(0.01)
     return found
@@ -150,7 +150,9 @@ async def test_a_collector_that_is_away_costs_nothing(
     monkeypatch.setattr(export, "GATHER_SECONDS", 0.01)
     with collector() as otlp:
         endpoint = otlp.endpoint if how != "nobody" else "http://127.0.0.1:9/v1/traces"
-        tracing = {"endpoint": endpoint, "queue_spans": 4, "timeout_seconds": 0.2}
+        # who listens and is slow because the machine is shall not pass for one that is away
+        patience = 1 if how == "silent" else 60
+        tracing = {"endpoint": endpoint, "queue_spans": 4, "timeout_seconds": patience}
         match how:
             case "refuses":
                 otlp.status = 400
@@ -166,7 +168,7 @@ async def test_a_collector_that_is_away_costs_nothing(
                 otlp.open.set()
                 await arrives_again(gate, otlp)
             begin = time.monotonic()
-        assert time.monotonic() - begin < 10  # it ends in time, whatever the collector does
+        assert time.monotonic() - begin < 30  # it ends in time, whatever the collector does
     said = [record.getMessage() for record in caplog.records if record.name == "gatehouse.tracing"]
     assert sum("does not take spans" in text for text in said) == 1
     assert ("takes spans again" in said[-1]) == (how != "nobody")
@@ -174,7 +176,7 @@ async def test_a_collector_that_is_away_costs_nothing(
 
 async def arrives_again(gate: RunningGateway, otlp: Collector) -> None:
     """Ask until a span of what was asked since has arrived."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         for number in itertools.count():
             await ask(gate, f"later-{number}")
             if any(span.attributes["gatehouse.request_id"].startswith("later") for span in otlp.spans):
@@ -184,7 +186,7 @@ async def arrives_again(gate: RunningGateway, otlp: Collector) -> None:
 
 async def until_lost(gate: RunningGateway) -> None:
     """Wait until the collector has failed to take a span."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not (await gate.metrics())['gatehouse_spans_dropped_total{reason="collector"}']:
             await asyncio.sleep(0.02)
 

@@ -175,6 +175,6 @@ async def test_two_tabs_and_a_phone(engine: Simulator, redis: RedisServer) -> No
                 return {chat: state for chat, state in shown.items() if not state["deleted"]}
 
             for line in lines:
-                async with asyncio.timeout(30):
+                async with asyncio.timeout(60):
                     while newest(line) != versions:
                         await line.next()

@@ -192,7 +192,7 @@ async def test_the_watch(
     watch = auth_setup._Watch(browsers.store, browsers.revocations, browsers.sessions, 12 * HOUR)
     task = asyncio.create_task(watch.run())
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while database.execute("SELECT count(*) FROM sessions").fetchone() != (1,):
                 await asyncio.sleep(0.01)
             rename("revocations", "away")

@@ -33,7 +33,7 @@ def make_exchange(subject: str = "alice") -> Exchange:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.005)
 

@@ -263,7 +263,7 @@ async def test_a_request_that_redis_gets_too_late_reserves_nothing(server: Redis
     def executed() -> list[bytes]:
         return re.findall(rb"cmdstat_evalsha:calls=(\d+)", server.cli("INFO", "commandstats"))
 
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not executed():
             await asyncio.sleep(0.01)
     assert b"errorstat_STALE:count=1" in server.cli("INFO", "errorstats")

@@ -18,7 +18,7 @@ async def exchange(port: int, data: bytes, *, half_close: bool = False) -> bytes
     writer.write(data)
     if half_close:
         writer.write_eof()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         received = await reader.read()
     writer.close()
     await writer.wait_closed()

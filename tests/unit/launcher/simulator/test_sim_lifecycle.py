@@ -36,7 +36,7 @@ async def fails(tmp_path: Path, *flags: str, **how: Any) -> tuple[int, str]:
     """Exit status and output of a start that fails."""
     log = tmp_path / "log"
     process = start_simulator(*flags, log=log, **how)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while process.poll() is None:
             await asyncio.sleep(0.01)
     return process.wait(), log.read_text()
@@ -70,7 +70,7 @@ async def test_nobody_listens_during_start_up(tmp_path: Path) -> None:
         port = free.getsockname()[1]
     process = start_simulator("--port", str(port), log=tmp_path / "log", knobs={"startup": 60})
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while "Resolved" not in (text := (tmp_path / "log").read_text()) and "non-default" not in text:
                 await asyncio.sleep(0.01)
         with pytest.raises(ConnectionRefusedError):
@@ -146,7 +146,7 @@ async def test_shutdown_timeout_drains() -> None:
         going = asyncio.create_task(stream(engine))
         await engine.until("vllm:generation_tokens_total", 3)
         engine.kill(signal.SIGTERM)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while True:
                 # wrong in its range, so that it is refused with 400 while the engine still takes work
                 async with engine.http.post(engine.url + CHAT, json={**LONG, "n": 0}) as answer:
@@ -190,13 +190,13 @@ async def test_sigterm_during_start_up(tmp_path: Path) -> None:
         assert await engine.health() == 200
     process = start_simulator(log=tmp_path / "log", knobs={"startup": 60, "start_signal": "hang"})
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while "non-default" not in (tmp_path / "log").read_text():
                 await asyncio.sleep(0.01)
         process.send_signal(signal.SIGTERM)
         await asyncio.sleep(0.3)
         assert process.poll() is None
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while process.poll() is None:  # again: a busy machine may make one of two that come close together
                 process.send_signal(signal.SIGTERM)
                 await asyncio.sleep(0.1)
@@ -217,7 +217,7 @@ def shared_memory(*pids: int) -> set[Path]:
 
 async def settled(*pids: int, files: int) -> set[Path]:
     """The processes' shared-memory files, once there are as many as expected."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while len(found := shared_memory(*pids)) != files:
             await asyncio.sleep(0.01)
     return found
@@ -234,7 +234,7 @@ def family(pid: int) -> dict[str, list[int]]:
 
 async def gone(*pids: int) -> None:
     """Wait until no such process runs (a zombie does not run)."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids):
             await asyncio.sleep(0.01)
 
@@ -322,7 +322,7 @@ async def test_stopped_worker_is_a_hang() -> None:
         going = asyncio.create_task(stream(engine, body={**LONG, "max_tokens": 100}))
         await engine.until("vllm:generation_tokens_total", lambda seen: seen >= 2)
         os.kill(worker, signal.SIGSTOP)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             seen = [0.0]
             while len(seen) < 12 or len(set(seen[-10:])) > 1:
                 seen.append((await engine.metrics())["vllm:iteration_tokens_total_count"])
