@@ -10,9 +10,11 @@ from typing import NoReturn
 
 import pytest
 
-PORTS = range(20_000, 22_000)
-"""Below the ephemeral ports (32,768 and up), which connections and listeners on port 0 get at any moment; and so are
-these plus 10,000, which a cluster of Redis takes for its bus."""
+_EACH = 250
+_FIRST = 20_000 + _EACH * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 8)
+PORTS = range(_FIRST, _FIRST + _EACH)
+"""Those of this test process. They are below the ephemeral ports (32,768 and up), which connections and listeners on
+port 0 get at any moment; and so are these plus 10,000, which a cluster of Redis takes for its bus."""
 
 
 def missing(what: str) -> NoReturn:

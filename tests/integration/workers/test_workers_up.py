@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import signal
 import time
 import urllib.error
@@ -16,13 +17,19 @@ from tests.integration.test_up import Up, gone, until
 from tests.support.redis_server import server_binary
 from tests.support.stack import NO_LIMITS, SIMULATED, Stack, running_stack
 
+TRIES = 20
 TWO = {"GATEHOUSE_GATEWAY__WORKERS": "2"}
 BODY = {"model": "gpt-oss-20b", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 4}
 
 
-def ask(stack: Stack) -> int:
+def losses(stack: Stack) -> int:
+    """How often a worker went without Redis; a busy machine is one reason."""
+    return sum("limits are local" in line.get("message", "") for line in stack.record())
+
+
+def ask(stack: Stack, subject: str) -> int:
     """The status of one request, over a connection of its own."""
-    headers = {"Authorization": f"Bearer {stack.token()}", "Content-Type": "application/json"}
+    headers = {"Authorization": f"Bearer {stack.token(subject)}", "Content-Type": "application/json"}
     request = urllib.request.Request(f"{stack.url}/v1/chat/completions", json.dumps(BODY).encode(), headers)
     try:
         with urllib.request.urlopen(request, timeout=30) as answer:
@@ -43,13 +50,19 @@ def test_a_private_redis(tmp_path: Path) -> None:
     SIGHUP is passed on, down to each worker. At the end nothing is left.
     """
     plans = {"service": NO_LIMITS | {"requests_per_minute": 1, "request_burst": 5}}
-    with running_stack({"engine": SIMULATED, "gateway": {"workers": 2}, "plans": plans}) as stack:
-        began = time.monotonic()
-        answers = [ask(stack) for _ in range(12)]
-        assert 5 <= answers.count(200) <= 6 + (time.monotonic() - began) / 60, answers
-        redis = private_redis(psutil.Process(stack.process.pid))
-        assert not redis.net_connections("tcp")
-        redis.kill()
+    redis = {"timeout_seconds": 0.1}  # as long as it may be
+    with running_stack({"engine": SIMULATED, "gateway": {"workers": 2}, "plans": plans, "redis": redis}) as stack:
+        for turn in range(TRIES):
+            lost, began = losses(stack), time.monotonic()
+            answers = [ask(stack, f"caller {turn}") for _ in range(12)]
+            if losses(stack) == lost:
+                break
+        else:
+            raise AssertionError(f"Redis was lost {losses(stack)} times")
+        assert 5 <= answers.count(200) <= 5 + math.ceil((time.monotonic() - began) / 60), answers
+        server = private_redis(psutil.Process(stack.process.pid))
+        assert not server.net_connections("tcp")
+        server.kill()
 
         def mode() -> str:
             return next(name for name, v in stack.metrics().items() if name.startswith("gatehouse_limiter_mode{") and v)
