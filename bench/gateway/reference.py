@@ -1,9 +1,10 @@
 """`gatehouse bench` beside vLLM's own `vllm bench serve`: the same load on the same server, in turns.
 
-    python -m bench.gateway.reference [--rounds 4] [--out FILE]
+    python -m bench.gateway.reference [--simulated] [--rounds 4] [--out FILE]
 
-The server is the real vLLM on the CPU with the tiny model (deploy/cpu), without the gateway. Both send as many
-requests, with prompts of about as many tokens and answers of exactly as many.
+The server is the real vLLM on the CPU with the tiny model (deploy/cpu), without the gateway; or, as that is never as
+fast twice on a machine that does other work, the simulated engine, whose times are known: the first token after 0.3 s,
+then 20 a second. Both send as many requests, with prompts and answers of as many tokens.
 """
 
 import argparse
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,13 @@ from gatehouse.bench.client import Target
 from gatehouse.bench.load import Round, generator
 from gatehouse.bench.report import figures
 from tests.support.real_engine import install, real_engine
+from tests.support.stack import running_stack
 
 Figures = dict[str, float]
 TIMES = [(name, point) for name in ("ttft", "itl", "tpot") for point in ("mean", "p50", "p99")]  # milliseconds
+SIMULATED = {"engine": {"kind": "simulated", "simulator": {"ttft": 0.3, "tps": 20}}}
+# the tiny model makes many of them, and what has no text is no token to us, but one to them
+WITH_SPECIAL_TOKENS = {"skip_special_tokens": False}
 SECONDS = 600.0
 SEEDS = itertools.count(1)  # new prompts each time: none comes out of the prefix cache
 
@@ -35,11 +40,12 @@ SEEDS = itertools.count(1)  # new prompts each time: none comes out of the prefi
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--simulated", action="store_true", help="the simulated engine in vLLM's place")
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args()
     machine = host.describe()
-    with pinned_stack() as stack:
+    with running_stack(SIMULATED, ready_seconds=60) if chosen.simulated else pinned_stack() as stack:
         found = measure(targets(stack)[0], chosen.rounds)
     for figure, values in found["medians"].items():
         print(f"{figure:14} ours {values['ours']:9.2f}   theirs {values['theirs']:9.2f}")
@@ -50,13 +56,15 @@ def main() -> None:
 def measure(engine: Target, rounds: int) -> dict[str, Any]:
     """Every figure that both have, of each round, and the medians."""
     found: dict[str, list[Figures]] = {"ours": [], "theirs": []}
+    workload = replace(WORKLOAD, fields=WITH_SPECIAL_TOKENS)
     with generator() as generate:
+        # warm; their prompts have exactly as many tokens as they are told, ours are near
+        prompt = round(ours(generate.run(engine, workload, LOAD))["prompt tokens"])
+        theirs(engine, prompt)
         ways: dict[str, Callable[[], Figures]] = {
-            "ours": lambda: ours(generate.run(engine, WORKLOAD, LOAD)),
-            "theirs": lambda: theirs(engine),
+            "ours": lambda: ours(generate.run(engine, workload, LOAD)),
+            "theirs": lambda: theirs(engine, prompt),
         }
-        for take in ways.values():
-            take()  # warm
         for number in range(rounds):
             for name in ways if number % 2 == 0 else reversed(ways):
                 found[name].append(ways[name]())
@@ -65,7 +73,7 @@ def measure(engine: Target, rounds: int) -> dict[str, Any]:
         figure: {name: statistics.median(each[figure] for each in taken) for name, taken in found.items()}
         for figure in found["ours"][0]
     }
-    return {"workload": asdict(WORKLOAD), "load": asdict(LOAD), "rounds": rounds, "medians": medians, **found}
+    return {"workload": asdict(workload), "load": asdict(LOAD), "rounds": rounds, "medians": medians, **found}
 
 
 def ours(done: Round) -> Figures:
@@ -82,16 +90,16 @@ def ours(done: Round) -> Figures:
     }
 
 
-def theirs(engine: Target) -> Figures:
+def theirs(engine: Target, prompt_tokens: int) -> Figures:
     """Those of `vllm bench serve`."""
     vllm, model = install()
     with tempfile.TemporaryDirectory() as folder:
         options = {
             "backend": "openai", "base-url": engine.url, "endpoint": WORKLOAD.path, "model": WORKLOAD.model,
-            "tokenizer": model, "dataset-name": "random", "random-input-len": WORKLOAD.input_tokens,
+            "tokenizer": model, "dataset-name": "random", "random-input-len": prompt_tokens,
             "random-output-len": WORKLOAD.output_tokens, "num-prompts": LOAD.requests, "seed": next(SEEDS),
             "max-concurrency": LOAD.concurrency, "percentile-metrics": "ttft,tpot,itl", "metric-percentiles": "50,99",
-            "temperature": 0, "result-dir": folder, "result-filename": "found.json",
+            "temperature": 0, "extra-body": json.dumps(WITH_SPECIAL_TOKENS), "result-dir": folder, "result-filename": "found.json",
         }  # fmt: skip
         argv = [str(vllm / "bin" / "vllm"), "bench", "serve", "--ignore-eos", "--save-result"]
         argv += [word for name, value in options.items() for word in (f"--{name}", str(value))]
