@@ -55,6 +55,9 @@ def running(argv: list[str], log: Path, *, on: set[int], **how: Any) -> Iterator
     os.sched_setaffinity(process.pid, on)
     try:
         yield process
+    except RuntimeError as error:
+        error.add_note(f"{log}:\n{log.read_text('utf-8', 'replace')[-2000:]}")
+        raise
     finally:
         children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
         process.terminate()

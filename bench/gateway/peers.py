@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from bench.gateway.bodies import MODEL
 from bench.gateway.host import cores, cpu, free_port, get, installed, memory, running, tree, until
 from gateway.auth.keys import load_keys
 from gateway.auth.tokens import issue_token
@@ -117,6 +118,32 @@ def vllm_router(folder: Path, engine: int) -> Iterator[Running]:
         yield Running("vllm-router", port, process)
 
 
+@contextlib.contextmanager
+def litellm(folder: Path, engine: int) -> Iterator[Running]:
+    """LiteLLM's proxy, one worker, as it comes: no tokens verified, no limits. https://github.com/BerriAI/litellm"""
+    port, file = free_port(), folder / "litellm.yaml"
+    to = {"model": f"openai/{MODEL}", "api_base": f"http://127.0.0.1:{engine}/v1", "api_key": "none"}
+    config = {"model_list": [{"model_name": MODEL, "litellm_params": to}],
+              "general_settings": {"dangerously_permit_weak_or_unset_master_key": True}}  # fmt: skip
+    file.write_text(yaml.safe_dump(config), "utf-8")
+    argv = [installed("litellm"), "--config", str(file), "--host", "127.0.0.1", "--port", str(port)]
+    how = {"env": os.environ | {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"}, "cwd": folder}
+    with running(argv, folder / "output.log", on=MEASURED, **how) as process:
+        until("litellm", lambda: get(f"http://127.0.0.1:{port}/health/liveliness"), process)
+        yield Running("litellm", port, process)
+
+
+@contextlib.contextmanager
+def portkey(folder: Path, engine: int) -> Iterator[Running]:
+    """Portkey's gateway, which the package @portkey-ai/gateway calls `gateway`. https://github.com/Portkey-AI/gateway"""
+    port = free_port()
+    argv = [installed("gateway"), f"--port={port}", "--headless"]
+    to = ["-H", "x-portkey-provider: openai", "-H", f"x-portkey-custom-host: http://127.0.0.1:{engine}/v1"]
+    with running(argv, folder / "output.log", on=MEASURED, cwd=folder) as process:
+        until("portkey", lambda: get(f"http://127.0.0.1:{port}/"), process)
+        yield Running("portkey", port, process, to)
+
+
 def python(name: str, module: str) -> Peer:
     """One of our own baselines, a module of this folder."""
 
@@ -199,6 +226,8 @@ PEERS: dict[str, Peer] = {
     "nginx": nginx,
     "gatehouse": gatehouse(),
     "vllm-router": vllm_router,
+    "litellm": litellm,
+    "portkey": portkey,
     "floor": python("uvloop, unread", "floor"),
     "bare": python("aiohttp's server, our connection to the engine", "bare"),
 }

@@ -99,7 +99,8 @@ def theirs(engine: Target, prompt_tokens: int) -> Figures:
             "tokenizer": model, "dataset-name": "random", "random-input-len": prompt_tokens,
             "random-output-len": WORKLOAD.output_tokens, "num-prompts": LOAD.requests, "seed": next(SEEDS),
             "max-concurrency": LOAD.concurrency, "percentile-metrics": "ttft,tpot,itl", "metric-percentiles": "50,99",
-            "temperature": 0, "extra-body": json.dumps(WITH_SPECIAL_TOKENS), "result-dir": folder, "result-filename": "found.json",
+            "temperature": 0, "extra-body": json.dumps(WITH_SPECIAL_TOKENS), "result-dir": folder,
+            "result-filename": "found.json",
         }  # fmt: skip
         argv = [str(vllm / "bin" / "vllm"), "bench", "serve", "--ignore-eos", "--save-result"]
         argv += [word for name, value in options.items() for word in (f"--{name}", str(value))]
