@@ -75,7 +75,7 @@ def test_list(run: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "exit_code", "message"),
     [
-        (("--subject", "ci", "--plan", "gold"), 1, "`plan`"),
+        (("--subject", "ci", "--plan", "gold"), 2, "gold: there are member, service"),
         (("--subject", "ci", "--ttl", "400d"), 1, "366 days"),
         (("--subject", "ci", "--ttl", "soon"), 2, "is not a duration"),
         (("--subject", "ci", "--ttl", "0d"), 2, "is not a duration"),
