@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from argon2 import PasswordHasher
 from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadScopeScheduling
 
+from gateway.auth.passwords import Passwords
 from tests.support.deaths import pytest_terminal_summary
 
 # no verdict on a fact may depend on how busy the machine is
@@ -30,6 +32,24 @@ class _Scheduling(LoadScopeScheduling):
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
     """A file stays whole, and so do all tests of the one real engine."""
     return _Scheduling(config, log)
+
+
+COSTLY = vars(Passwords)["_hasher"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cheap_passwords() -> Iterator[None]:
+    """Argon2 as it is, but for its cost: members are made and sign in all the time, for 0.2 s of CPU each."""
+    cheap = PasswordHasher(time_cost=1, memory_cost=2048, parallelism=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Passwords, "_hasher", cheap)
+        yield
+
+
+@pytest.fixture
+def costly_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Argon2 at the cost that it has in use."""
+    monkeypatch.setattr(Passwords, "_hasher", COSTLY)
 
 
 @pytest.fixture

@@ -249,6 +249,7 @@ async def test_without_a_database(house: House) -> None:
     assert (await house.request("POST", "/auth/logout", json={}, headers=browser)).status == 503
 
 
+@pytest.mark.usefixtures("costly_passwords")
 async def test_a_flood_of_logins_waits_in_a_bounded_line(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """More logins at once than the line holds are told to come again; the others are served."""
     monkeypatch.setattr(passwords_module, "MAX_WAITING", 3)

@@ -13,6 +13,8 @@ from gateway.errors import BadRequest
 
 PASSWORD = "correct horse battery"
 
+pytestmark = pytest.mark.usefixtures("costly_passwords")
+
 
 @pytest.fixture
 def passwords() -> Iterator[Passwords]:
