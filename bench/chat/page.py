@@ -8,6 +8,7 @@ times are processor time at a quarter of the speed; memory is the JavaScript hea
 
 import argparse
 import asyncio
+from statistics import median
 
 from aiohttp import web
 from playwright.async_api import async_playwright
@@ -20,14 +21,6 @@ from tests.web.measure import document, pieces, traced
 PIECE = 24  # characters, about 8 tokens
 TOKENS = 8
 RATE = 200  # tokens a second
-KEYS = """() => {
-  window.keys = [];
-  new PerformanceObserver((list) => {
-    for (const entry of list.getEntries().filter(({ name }) => name === "keydown")) {
-      window.keys.push(entry.processingEnd - entry.processingStart);
-    }
-  }).observe({ type: "event", durationThreshold: 16 });
-}"""
 
 
 async def stream(page: ChatPage, backend: Backend, kilobytes: int) -> None:
@@ -35,17 +28,16 @@ async def stream(page: ChatPage, backend: Backend, kilobytes: int) -> None:
     text = document(kilobytes * 1024)
     backend.script.append(Script(content=pieces(text, PIECE), pause=TOKENS / RATE))
     typed = 0
-    async with traced(page) as tasks:
+    async with traced(page) as trace:
         await page.ask("Go")
         await page.answers.first.wait_for()
         while any(chat.row["runs"] for chat in backend.chats.chats.values()):
             await page.page.keyboard.type("a")
             typed += 1
             await asyncio.sleep(0.2)
-    longest = [round(task) for task in sorted(tasks)[-5:]]
+    longest = [round(task) for task in sorted(trace.tasks)[-5:]]
     print(f"{kilobytes} KB at {RATE} tokens/s, {typed} keys typed: the longest tasks at CPU÷4 {longest} ms")
-    keys = sorted(await page.page.evaluate("() => window.keys")) or [0]
-    print(f"handling a key: median {keys[len(keys) // 2]:.1f} ms, the slowest {keys[-1]:.1f} ms (by the clock)")
+    print(f"a key at CPU÷4: median {median(trace.keys):.1f} ms, the slowest {max(trace.keys):.1f} ms")
 
 
 async def remember(page: ChatPage, backend: Backend, answers: int) -> None:
@@ -82,7 +74,6 @@ async def main(answers: int, kilobytes: int) -> None:
             context = await browser.new_context(viewport={"width": 1280, "height": 800}, locale="en")
             page = ChatPage(await context.new_page(), url)
             await page.enter(NAME, PASSWORD)
-            await page.page.evaluate(KEYS)
             await work(page, backend, amount)
             await context.close()
         await browser.close()

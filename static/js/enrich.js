@@ -12,14 +12,14 @@ let loadingKatex = null;
 let loadingHighlight = null;
 let highlight = null;
 
-/** Draw the formulas in `nodes`: at once when KaTeX is there, else when it is. `drawn` is what `harvest` returned. */
-export function drawFormulas(nodes, drawn = new Map()) {
+/** Draw the formulas in `nodes`: at once when KaTeX is there, else when it is. */
+export function drawFormulas(nodes) {
   const formulas = nodes.flatMap((node) => [...node.querySelectorAll("code.math")]);
   if (formulas.length === 0) return;
-  if (katex) return formulas.forEach((formula) => draw(formula, drawn));
+  if (katex) return formulas.forEach(draw);
   loadingKatex ??= loadKatex();
   loadingKatex.then(
-    () => formulas.forEach((formula) => formula.isConnected && draw(formula, drawn)),
+    () => formulas.forEach((formula) => formula.isConnected && draw(formula)),
     (error) => {
       loadingKatex = null; // the next formula tries again
       console.warn("formulas stay as their source", error);
@@ -32,10 +32,8 @@ async function loadKatex() {
   katex = module.katex;
 }
 
-function draw(formula, drawn) {
+function draw(formula) {
   const source = formula.textContent;
-  const ready = drawn.get(formula.className + source)?.pop();
-  if (ready) return formula.replaceWith(ready);
   const target = document.createElement("span");
   target.className = formula.className;
   target.dataset.source = source;
@@ -45,16 +43,6 @@ function draw(formula, drawn) {
     return undefined; // not TeX, or more of it than KaTeX knows
   }
   return formula.replaceWith(target);
-}
-
-/** The drawn formulas in nodes that are about to be drawn anew, by what they show: a stream need not draw them twice. */
-export function harvest(nodes) {
-  const drawn = new Map();
-  for (const formula of nodes.flatMap((node) => [...node.querySelectorAll("span.math")])) {
-    const key = formula.className + formula.dataset.source;
-    drawn.set(key, [...(drawn.get(key) ?? []), formula]);
-  }
-  return drawn;
 }
 
 let waiting = [];

@@ -1,7 +1,10 @@
-// Markdown to DOM. While an answer streams, only the tail that can still change is parsed again.
+// Markdown to DOM, all at once. How it is drawn while it grows is in streaming.js.
 import { DOMPurify, MarkdownIt, cjkFriendly } from "../vendor/core.js";
 
-const md = new MarkdownIt({ html: false, linkify: true }).use(cjkFriendly).use(math);
+const PART = 8; // blocks in a box
+const LINES = 40; // lines of code in a box
+
+export const md = new MarkdownIt({ html: false, linkify: true }).use(cjkFriendly).use(math);
 // "example.com" and "a@b.c" stay text: models write many file names that look like hosts.
 md.linkify.set({ fuzzyLink: false, fuzzyEmail: false });
 
@@ -39,7 +42,7 @@ DOMPurify.addHook("uponSanitizeAttribute", (_node, data) => {
 });
 
 /** The only sink: HTML comes in, a sanitised DocumentFragment with our own controls around it comes out. */
-function toFragment(markup, labels) {
+export function toFragment(markup, labels) {
   const fragment = DOMPurify.sanitize(markup, PURIFY);
   for (const link of fragment.querySelectorAll("a[href]")) {
     link.target = "_blank";
@@ -63,7 +66,8 @@ function frameCode(pre, labels) {
   const bar = document.createElement("div");
   bar.className = "code-bar";
   const name = document.createElement("span");
-  name.textContent = /language-(\S+)/.exec(pre.firstElementChild?.className ?? "")?.[1] ?? labels.code;
+  const code = pre.firstElementChild;
+  name.textContent = /language-(\S+)/.exec(code?.className ?? "")?.[1] ?? labels.code;
   const copy = document.createElement("button");
   copy.type = "button";
   copy.className = "copy-code";
@@ -71,17 +75,55 @@ function frameCode(pre, labels) {
   bar.append(name, copy);
   pre.tabIndex = 0; // a region that scrolls sideways must be reachable by keyboard
   box.prepend(bar);
+  if (code) {
+    const text = code.textContent;
+    code.textContent = "";
+    addLines(code, text);
+  }
+}
+
+/** Append whole lines to a listing. After the first LINES each LINES have a box of their own, for what `place` says. */
+export function addLines(code, text) {
+  const lines = text.split(/(?<=\n)/);
+  while (lines.length > 0) {
+    let box = code.lastChild ?? code.appendChild(new Text());
+    let room = LINES - (box.textContent.split("\n").length - 1);
+    if (room <= 0) {
+      box = code.appendChild(document.createElement("span"));
+      box.className = "lines";
+      box.append(new Text());
+      room = LINES;
+    }
+    (box.firstChild ?? box).appendData(lines.splice(0, room).join(""));
+  }
+}
+
+/**
+ * Append nodes to `root`, every PART of the blocks in a box. The browser lays out the last box when something is added,
+ * and skips those that are out of sight: what an answer costs while it grows does not depend on its length.
+ */
+export function place(root, nodes, hidden = false) {
+  for (const node of nodes) {
+    let part = root.lastElementChild;
+    if (part === null || (node.nodeType === Node.ELEMENT_NODE && part.childElementCount >= PART)) {
+      part = root.appendChild(document.createElement("div"));
+      part.className = "part";
+      part.hidden = hidden;
+    }
+    part.append(node);
+  }
 }
 
 let enrich = null;
 let loadingEnrich = null;
 
 /** Formulas and code in `nodes` get drawn and coloured, by a module that is fetched when it is first needed. */
-function decorate(nodes, { settled, drawn }) {
-  if (!nodes.some((node) => node.querySelector("code.math, pre > code[class]"))) return;
+export function decorate(nodes, isSettled) {
+  if (!nodes.some((node) => node.querySelector?.("code.math, pre > code[class]"))) return;
   const work = () => {
-    enrich.drawFormulas(nodes, drawn);
-    if (settled) enrich.colour(nodes);
+    const elements = nodes.filter((node) => node.nodeType === Node.ELEMENT_NODE);
+    enrich.drawFormulas(elements);
+    if (isSettled) enrich.colour(elements);
   };
   if (enrich) return work();
   loadingEnrich ??= import("./enrich.js");
@@ -99,113 +141,13 @@ function decorate(nodes, { settled, drawn }) {
 
 /** Draw `text` into `root` at once. */
 export function renderMarkdown(root, text, labels) {
-  root.replaceChildren(toFragment(md.render(normalise(text)), labels));
-  decorate([...root.children], { settled: true });
-}
-
-/**
- * Draws a growing text into `root`. `update(text)` takes the whole text so far, `finish(text)` the final one;
- * after that the DOM is what `renderMarkdown` makes of it in one go.
- */
-export class StreamingMarkdown {
-  #root;
-  #labels;
-  #stable = 0; // characters already drawn for good
-  #kept = 0; // child nodes that they made
-  #env = {}; // link definitions seen so far
-  #fence = null; // the open code fence that the tail is, if it is one
-
-  constructor(root, labels) {
-    this.#root = root;
-    this.#labels = labels;
-    root.replaceChildren();
-  }
-
-  update(received) {
-    const text = normalise(received.replace(/\r$/, "")); // its "\n" may still come
-    this.#settle(text);
-    if (this.#growFence(text)) return;
-    this.#drawTail(text.slice(this.#stable));
-    this.#fence = openFence(text, this.#stable, this.#root.lastElementChild);
-  }
-
-  finish(received) {
-    const text = normalise(received);
-    this.#fence = null;
-    this.#settle(text);
-    this.#drawTail(text.slice(this.#stable), true);
-    // A link definition may stand after the text that uses it: only then is everything drawn again.
-    if (Object.keys(this.#env.references ?? {}).length > 0) renderMarkdown(this.#root, text, this.#labels);
-  }
-
-  /** Draw for good every block but the last among the complete lines: no later line can change those. */
-  #settle(text) {
-    const end = text.lastIndexOf("\n") + 1;
-    if (this.#fence || end <= this.#stable) return;
-    const lines = text.slice(this.#stable, end);
-    const tokens = md.parse(lines, this.#env);
-    const last = tokens.findLast((token) => token.level === 0 && token.map && token.nesting >= 0);
-    if (!last || last.map[0] === 0) return;
-    const settled = offsetOfLine(lines, last.map[0]);
-    this.#drawTail(lines.slice(0, settled), true);
-    this.#stable += settled;
-    this.#kept = this.#root.childNodes.length;
-  }
-
-  #drawTail(tail, settled = false) {
-    const old = [];
-    while (this.#root.childNodes.length > this.#kept) {
-      old.push(this.#root.lastChild);
-      this.#root.lastChild.remove();
-    }
-    const drawn = enrich?.harvest(old.filter((node) => node.nodeType === Node.ELEMENT_NODE));
-    if (tail === "") return;
-    const fragment = toFragment(md.render(tail, this.#env), this.#labels);
-    const nodes = [...fragment.children];
-    this.#root.append(fragment);
-    decorate(nodes, { settled, drawn });
-  }
-
-  /** Append complete lines to an open fence without parsing; false when there is none or it may have ended. */
-  #growFence(text) {
-    const fence = this.#fence;
-    if (!fence) return false;
-    const end = text.lastIndexOf("\n") + 1;
-    const lines = text.slice(fence.end, end);
-    if (fence.closing.test(lines)) {
-      this.#fence = null;
-      this.#settle(text);
-      return false;
-    }
-    fence.node.appendData(lines);
-    fence.end = Math.max(fence.end, end);
-    return true;
-  }
-}
-
-/** Whether the tail is one code fence still open: its text node, how it would close, how far it is drawn. */
-function openFence(text, start, element) {
-  const opening = /^(`{3,}|~{3,})[^\n]*\n/.exec(text.slice(start));
-  const code = element?.querySelector(":scope > pre > code");
-  if (!opening || !code) return null;
-  const [mark] = opening[1];
-  if (mark === "`" && opening[0].slice(opening[1].length).includes("`")) return null;
-  const closing = new RegExp(`^ {0,3}${mark}{${opening[1].length},}[ \\t]*$`, "m");
-  const end = text.lastIndexOf("\n") + 1;
-  if (closing.test(text.slice(start + opening[0].length, end))) return null;
-  code.textContent = text.slice(start + opening[0].length, end);
-  if (code.firstChild === null) code.append("");
-  return { node: code.firstChild, closing, end };
+  root.replaceChildren();
+  place(root, [...toFragment(md.render(normalise(text)), labels).childNodes]);
+  decorate([...root.children], true);
 }
 
 /** One kind of line end, so that lines can be counted by it. */
-const normalise = (text) => text.replace(/\r\n?/g, "\n");
-
-function offsetOfLine(text, line) {
-  let offset = 0;
-  for (let count = 0; count < line; count += 1) offset = text.indexOf("\n", offset) + 1;
-  return offset;
-}
+export const normalise = (text) => text.replace(/\r\n?/g, "\n");
 
 // Formulas, $…$ and \(…\) in a line, $$…$$ and \[…\] as blocks, come out as <code class="math">; who draws them is
 // enrich.js. Until it has, and where it cannot, the reader sees their source.

@@ -68,9 +68,12 @@ class ChatPage:
         await self.composer.press("Enter")
 
     async def answered(self, count: int = 1) -> Locator:
-        """Wait until the `count`-th answer on screen is complete; returns it."""
+        """Wait until the `count`-th answer on screen is complete and drawn; returns it."""
         answer = self.answers.nth(count - 1)
         await expect(answer).to_have_attribute("data-status", "done", timeout=30_000)
+        await expect(answer.locator(".markdown[aria-busy]")).to_have_count(
+            0, timeout=30_000
+        )  # a long one is drawn in slices
         return answer
 
     async def says(self, count: int, text: str) -> None:

@@ -4,11 +4,14 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
 
 from tests.web.chatpage import ChatPage
 
 LONG_TASK_MS = 100
 CPU_RATE = 4
+MAIN = "CrRendererMain"
 SECTION = """## Section {n}
 
 Some prose with **bold**, `code`, [a link](https://example.com/{n}) and $x_{n}^2 + y^2$, in sentences of usual length. **注意：**请看下面的
@@ -50,28 +53,43 @@ def pieces(text: str, size: int) -> list[str]:
     return [text[at : at + size] for at in range(0, len(text), size)]
 
 
-@asynccontextmanager
-async def traced(page: ChatPage) -> AsyncIterator[list[float]]:
-    """What the tasks of the page's main thread take meanwhile, in ms of its own processor time at a quarter of the speed.
+@dataclass
+class Trace:
+    """What the page's main thread did, in ms of its own processor time at a quarter of the speed.
 
-    Processor time, because a machine that does other things makes any task long by the clock. Filled in at the end.
+    Processor time, because a machine that does other things makes any task long by the clock.
     """
-    tasks: list[float] = []
+
+    tasks: list[float] = field(default_factory=list)
+    keys: list[float] = field(default_factory=list)  # the tasks in which a key was handled
+
+    def longest(self) -> str:
+        """In words."""
+        over = sum(task > 50 for task in self.tasks)
+        return f"{len(self.tasks)} tasks, {over} over 50 ms, the longest {max(self.tasks):.0f} ms"
+
+
+@asynccontextmanager
+async def traced(page: ChatPage) -> AsyncIterator[Trace]:
+    """What happens meanwhile; filled in at the end."""
+    trace = Trace()
     browser = page.page.context.browser
     assert browser is not None
-    await browser.start_tracing(page=page.page, categories=["disabled-by-default-devtools.timeline", "__metadata"])
+    categories = ["disabled-by-default-devtools.timeline", "devtools.timeline", "__metadata"]
+    await browser.start_tracing(page=page.page, categories=categories)
     try:
-        yield tasks
+        yield trace
         await asyncio.sleep(1)  # what came last is drawn
     finally:
         events = json.loads(await browser.stop_tracing())["traceEvents"]
-        names = {
-            (event["pid"], event["tid"]): event["args"]["name"] for event in events if event["name"] == "thread_name"
-        }
-        tasks += [
-            event["tdur"] / 1000 * CPU_RATE
-            for event in events
-            if event["name"] == "RunTask"
-            and "tdur" in event
-            and names.get((event["pid"], event["tid"])) == "CrRendererMain"
-        ]
+        threads = {(e["pid"], e["tid"]) for e in events if e["name"] == "thread_name" and e["args"]["name"] == MAIN}
+        ours = [event for event in events if (event["pid"], event["tid"]) in threads]
+        tasks = [event for event in ours if event["name"] == "RunTask" and "tdur" in event]
+        trace.tasks += [_cost(task) for task in tasks]
+        keys = [e["ts"] for e in ours if e["name"] == "EventDispatch" and e["args"]["data"]["type"] == "keydown"]
+        for at in keys:
+            trace.keys += [_cost(task) for task in tasks if task["ts"] <= at <= task["ts"] + task["dur"]]
+
+
+def _cost(task: dict[str, Any]) -> float:
+    return float(task["tdur"]) / 1000 * CPU_RATE

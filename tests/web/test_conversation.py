@@ -143,7 +143,7 @@ async def test_continue_goes_on_in_the_same_text(page: ChatPage, backend: Backen
     await page.button("Continue").click()
     answer = page.answers.first
     await expect(answer.locator("pre")).to_have_text("let a = 1;\nlet b = 2;\n")
-    await expect(answer.locator(".markdown > p")).to_have_text("Done.")
+    await expect(answer.locator(".part > p")).to_have_text("Done.")
     await expect(page.answers).to_have_count(1)
     assert backend.requests[1]["parent"] == backend.chats.runs[backend.requests[1]["parent"]].message["id"]
     assert "content" not in backend.requests[1]
@@ -293,14 +293,16 @@ async def test_any_chunking_draws_what_one_piece_draws(page: ChatPage, seed: int
     await page.open()
     streamed, whole = await page.page.evaluate(
         """async ([text, cuts]) => {
-          const { StreamingMarkdown, renderMarkdown } = await import(document.querySelector("script[type=module]").src.replace("main.js", "markdown.js"));
+          const of = (name) => import(document.querySelector("script[type=module]").src.replace("main.js", name));
+          const { renderMarkdown } = await of("markdown.js");
+          const { StreamingMarkdown } = await of("streaming.js");
           const labels = { copy: "Copy", code: "Code" };
           const [one, other] = [document.createElement("div"), document.createElement("div")];
           const stream = new StreamingMarkdown(one, labels);
           document.body.append(one, other);
-          await import(document.querySelector("script[type=module]").src.replace("main.js", "enrich.js"));
+          await of("enrich.js");
           for (const cut of cuts) stream.update(text.slice(0, cut));
-          stream.finish(text);
+          await stream.finish(text);
           renderMarkdown(other, text, labels);
           const drawn = (root) => root.querySelectorAll(".katex").length === 5 && root.querySelectorAll(".hljs-keyword").length === 2;
           while (!drawn(one) || !drawn(other)) await new Promise((resolve) => setTimeout(resolve, 20));
@@ -317,13 +319,14 @@ async def test_an_open_fence_grows_line_by_line(page: ChatPage) -> None:
     await page.open()
     same, shown = await page.page.evaluate(
         """async () => {
-          const { StreamingMarkdown } = await import(document.querySelector("script[type=module]").src.replace("main.js", "markdown.js"));
+          const { StreamingMarkdown } = await import(document.querySelector("script[type=module]").src.replace("main.js", "streaming.js"));
           const root = document.createElement("div");
           const stream = new StreamingMarkdown(root, { copy: "Copy", code: "Code" });
           let text = "Intro\\n\\n```js\\n";
           stream.update(text);
           const node = root.querySelector("code").firstChild;
           for (let line = 0; line < 5; line += 1) stream.update((text += `let x${line};\\n`));
+          while (!node.data.includes("x4")) await new Promise((resolve) => setTimeout(resolve, 10)); // a slow drawing is followed by a pause
           return [root.querySelector("code").firstChild === node, node.data];
         }"""
     )

@@ -1,13 +1,15 @@
 // One turn: a question, or an answer with what continues it; the text as it grows and what can be done with it.
-import { html, useEffect, useRef, useSignal, useSignalEffect } from "../../vendor/core.js";
+import { html, signal, useEffect, useRef, useSignal, useSignalEffect } from "../../vendor/core.js";
 import { showBranch, startNew } from "../chats.js";
 import { compose, split } from "../drafts.js";
 import { language, number, span, t } from "../i18n.js";
-import { StreamingMarkdown, renderMarkdown } from "../markdown.js";
+import { renderMarkdown } from "../markdown.js";
 import { stop } from "../conversation.js";
 import { answerAgain, askInstead, goOn, hold } from "../sending.js";
 import { effective, range, ui } from "../settings.js";
 import { CopyButton, IconButton, Icon, copyText, explain, isPlainEnter, isTouch, toast, useNow } from "./common.js";
+
+const AT_ONCE = 4096; // characters of a stored answer that are drawn without a break
 
 export function Turn({ conversation, turn }) {
   const [first] = turn;
@@ -96,10 +98,20 @@ function Answer({ conversation, turn }) {
 
 const textOf = (turn, read) => turn.map((message) => read(message.content)).join("");
 
+const streaming = signal(null); // the class that draws what grows, once it is fetched
+
+async function fetchStreaming() {
+  try {
+    streaming.value = (await import("../streaming.js")).StreamingMarkdown;
+  } catch (error) {
+    console.warn("until it is fetched, a growing answer is drawn as plain text", error);
+  }
+}
+
 function Markdown({ turn: given }) {
   const turn = useSignal(given); // so that the drawing below follows an answer that is continued, too
   const root = useRef(null);
-  const stream = useRef(null);
+  const view = useRef(null);
   const shown = useRef(null);
   useEffect(() => {
     if (given.some((message, index) => message !== turn.peek()[index])) turn.value = given;
@@ -107,21 +119,34 @@ function Markdown({ turn: given }) {
   useSignalEffect(() => {
     const labels = { copy: t("copy"), code: t("code") };
     const text = textOf(turn.value, (content) => content.value);
-    if (turn.value.at(-1).status.value === "running") {
-      if (stream.current?.language !== language.value) {
-        stream.current = { language: language.value, view: new StreamingMarkdown(root.current, labels) };
+    const isRunning = turn.value.at(-1).status.value === "running";
+    const wanted = language.value + text;
+    if (!isRunning && shown.current === wanted) return;
+    shown.current = isRunning ? null : wanted;
+    if (view.current?.language !== language.value) {
+      view.current?.drawing.stop();
+      view.current = null;
+      if (!isRunning && text.length <= AT_ONCE) {
+        renderMarkdown(root.current, text, labels);
+        return;
       }
-      stream.current.view.update(text);
-      shown.current = null;
-    } else if (stream.current) {
-      stream.current.view.finish(text);
-      stream.current = null;
-      shown.current = language.value + text;
-    } else if (shown.current !== language.value + text) {
-      renderMarkdown(root.current, text, labels);
-      shown.current = language.value + text;
+      if (streaming.value === null) {
+        fetchStreaming();
+        root.current.textContent = text;
+        shown.current = null;
+        return;
+      }
+      view.current = { language: language.value, drawing: new streaming.value(root.current, labels) };
     }
+    if (isRunning) {
+      view.current.drawing.update(text);
+      return;
+    }
+    const box = root.current;
+    box.ariaBusy = "true";
+    view.current.drawing.finish(text).then(() => (box.ariaBusy = null));
   });
+  useEffect(() => () => view.current?.drawing.stop(), []);
   return html`<div class="markdown" ref=${root} />`;
 }
 

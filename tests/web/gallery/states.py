@@ -93,7 +93,7 @@ async def _thinking(studio: Studio, chat: ChatPage) -> None:
 async def _streaming(studio: Studio, chat: ChatPage) -> None:
     studio.knobs(tps=40)
     await studio.send(chat, studio.words["ask"])
-    await chat.page.locator(".answer .markdown > :nth-child(2)").wait_for()
+    await chat.page.locator(".answer .part > :nth-child(2)").wait_for()
     for text in studio.words["next"]:
         await studio.send(chat, text)
     await chat.page.locator(".waiting li").nth(1).wait_for()
@@ -103,7 +103,7 @@ async def _streaming(studio: Studio, chat: ChatPage) -> None:
 async def _stopped(studio: Studio, chat: ChatPage) -> None:
     studio.knobs(tps=40)
     await studio.send(chat, studio.words["ask"])
-    await chat.page.locator(".answer .markdown > :first-child").wait_for()
+    await chat.page.locator(".answer .part > :first-child").wait_for()
     await chat.page.locator(".send.stop").click()
     await chat.page.locator('.answer[data-status="stopped"]').wait_for()
 
