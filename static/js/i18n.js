@@ -9,11 +9,17 @@ export const language = signal("en");
 const texts = signal({});
 const parts = new Set([""]); // what of the page is in use: "" is the chat, "pages." what opens over it
 
-/** The text of `key` with `{name}` replaced from `values`; components that call it follow the language. */
+/**
+ * The text of `key` with `{name}` replaced from `values`, and `{name|one|more}` by the word that stands after that number;
+ * components that call it follow the language.
+ */
 export function t(key, values = {}) {
   const text = texts.value[key];
   if (text === undefined) console.error(`no text for ${key} in ${language.value}`);
-  return (text ?? key).replace(/\{(\w+)\}/g, (_, name) => values[name]);
+  return (text ?? key).replace(/\{(\w+)(?:\|([^|}]*)\|([^|}]*))?\}/g, (_, name, one, more) => {
+    if (one === undefined) return values[name];
+    return values[name] === number(1) ? one : more;
+  });
 }
 
 export const has = (key) => key in texts.value;

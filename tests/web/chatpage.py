@@ -1,5 +1,6 @@
 """The chat as a person uses it: sign in, ask, wait. Works with any base URL, the double's or a real gateway's."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -8,6 +9,9 @@ from playwright.async_api import Browser, Locator, Page, Response, expect
 
 # What the browser itself reports as console errors for answers that the page expects and handles.
 EXPECTED_STATUS = ("400", "401", "403", "404", "410", "413", "429", "502", "503", "504")
+
+BOOKED = """async () => (await (await fetch("/v1/usage?days=1")).json()).total.requests > 0"""
+"""Usage reaches the database a moment after the answer."""
 
 WATCH_VIOLATIONS = """
 window.violations = [];
@@ -66,6 +70,12 @@ class ChatPage:
         """Write `text` into the composer and send it with Enter."""
         await self.composer.fill(text)
         await self.composer.press("Enter")
+
+    async def until(self, answers: str) -> None:
+        """Wait until an expression, which may be a promise, is true in the page."""
+        async with asyncio.timeout(30):
+            while not await self.page.evaluate(answers):
+                await asyncio.sleep(0.1)
 
     async def answered(self, count: int = 1) -> Locator:
         """Wait until the `count`-th answer on screen is complete and drawn; returns it."""

@@ -101,6 +101,7 @@ export default {
   "settings.export": "导出所有对话",
   "settings.import": "从文件导入对话",
   "settings.import.failed": "无法导入此文件：{message}",
+  "settings.import.json": "它不是 JSON 文件。请选择通过“导出所有对话”或“另存为 JSON”得到的文件。",
   "settings.imported": "已导入 {n} 个对话。",
   "settings.reasoning": "显示思考过程",
   "settings.send": "发送方式",

@@ -40,7 +40,7 @@ function Engine() {
   if (answer === null) return html`<${Failure} error=${error} />`;
   const { state, phase, percent, elapsed_s: elapsed, reason, model, version, restarts, tail, waiting } = answer;
   const facts = [
-    [t("admin.state"), [state, phase, phase && `${Math.round(percent)} %`, phase && span(elapsed), reason].filter(Boolean).join(" · ")],
+    [t("admin.state"), [state, phase !== state && phase, phase && `${Math.round(percent)} %`, phase && span(elapsed), reason].filter(Boolean).join(" · ")],
     [t("admin.model"), [model, version].filter(Boolean).join(" · ")],
     [t("admin.restarts"), number(restarts ?? 0)],
     [t("admin.waiting"), number(typeof waiting === "number" ? waiting : (waiting?.length ?? 0))],

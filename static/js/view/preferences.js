@@ -31,13 +31,19 @@ function Data() {
   const read = async (event) => {
     const [file] = event.target.files;
     event.target.value = "";
+    let chats;
     try {
-      const response = await request("POST", "/api/import", JSON.parse(await file.text()));
-      const { chats } = await response.json();
-      said.value = t("settings.imported", { n: number(chats.length) });
+      chats = JSON.parse(await file.text());
+    } catch {
+      said.value = t("settings.import.failed", { message: t("settings.import.json") });
+      return;
+    }
+    try {
+      const response = await request("POST", "/api/import", chats);
+      said.value = t("settings.imported", { n: number((await response.json()).chats.length) });
       await loadChats();
     } catch (error) {
-      said.value = t("settings.import.failed", { message: error.status === undefined ? error.message : `${explain(error)} ${error.message}` });
+      said.value = t("settings.import.failed", { message: `${explain(error)} ${error.message}` });
     }
   };
   return html`

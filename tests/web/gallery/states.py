@@ -6,7 +6,7 @@ from typing import Any
 from playwright.async_api import expect
 
 from tests.support.members import OWN_PAGE, PASSWORD
-from tests.web.chatpage import ChatPage
+from tests.web.chatpage import BOOKED, ChatPage
 from tests.web.gallery.studio import Studio, post
 
 BUSY = 3
@@ -185,9 +185,7 @@ async def _panel(studio: Studio, chat: ChatPage) -> None:
 async def _usage(studio: Studio, chat: ChatPage) -> None:
     await studio.send(chat, studio.words["ask"])
     await chat.answered()
-    await chat.page.wait_for_function(
-        """async () => (await (await fetch("/v1/usage?days=1")).json()).total.requests > 0""", polling=500
-    )
+    await chat.until(BOOKED)
     await _account(chat, 0)
     await chat.page.locator(".plot").wait_for()
 
