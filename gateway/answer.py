@@ -42,7 +42,9 @@ class Answer(web.StreamResponse):
             self._headers["Transfer-Encoding"] = "chunked"
         else:
             self.force_close()
-        return self._head(request)
+        head = self._head(request)
+        self._headers = CIMultiDict()  # a stream would keep them to its end: 3 KB, which nobody asks for
+        return head
 
     async def prepare(self, request: BaseRequest) -> AbstractStreamWriter | None:
         """Write head and body, unless a stream was begun. Raises ConnectionError."""
@@ -54,7 +56,8 @@ class Answer(web.StreamResponse):
         if request.transport is None or request.transport.is_closing():
             raise ConnectionResetError("the client closed the connection")
         request.transport.write(data)
-        await request.writer.drain()
+        if request.transport.get_write_buffer_size():
+            await request.writer.drain()
         return None
 
     async def write_eof(self, data: bytes = b"") -> None:

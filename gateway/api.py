@@ -3,11 +3,12 @@
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable
 from fnmatch import fnmatchcase
+from functools import partial
 
 import msgspec
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from gateway.admission import Admission
 from gateway.auth.authenticate import Authenticator, require_scope
@@ -52,7 +53,8 @@ class EngineApi:
         self._relay = relay
         self._owners = owners
         self.draining = False
-        self.handlers = {route.path: self._handler(route) for route in ENGINE_ROUTES}  # by exact path, of POST
+        # by exact path, of POST
+        self.handlers: dict[str, Handler] = {route.path: partial(self.generate, route=route) for route in ENGINE_ROUTES}
 
     def add_to(self, app: web.Application) -> None:
         """Register the routes."""
@@ -63,18 +65,12 @@ class EngineApi:
         app.router.add_get("/v1/responses/{id}", self.stored_response)
         app.router.add_post("/v1/responses/{id}/cancel", self.stored_response)
 
-    def _handler(self, route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-        async def handle(request: web.Request) -> web.StreamResponse:
-            return await self.generate(request, route)
-
-        return handle
-
     async def generate(self, request: web.Request, route: Route) -> web.StreamResponse:
         """Relay one request to the engine."""
         exchange = request[EXCHANGE]
         principal = await self.caller(request, exchange)
-        body = await read_json_body(request, self._config)
-        shaped, encoded = await self.admit(exchange, principal, route, body)
+        # no name for the body as it came: a stream would keep it to its end
+        shaped, encoded = await self.admit(exchange, principal, route, await read_json_body(request, self._config))
         response = await self._relay.relay(request, exchange, route, shaped, encoded)
         if exchange.response_id is not None:
             await self._owners.note(exchange.response_id, principal.subject)

@@ -5,7 +5,7 @@ each lives.
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from importlib.metadata import version
 from typing import Any
 
@@ -121,15 +121,15 @@ class Gateway:
         """What runs the public application."""
         return ClientRunner(app, self.connections, self._serve, **how)
 
-    async def _serve(self, request: web.Request, handle: Handler) -> web.StreamResponse:
+    def _serve(self, request: web.Request, handle: Handler) -> Awaitable[web.StreamResponse]:
         """Answer one request. Those for the engine need no router: aiohttp's, and its middlewares, would cost more time
         than all that limits them. `handle` is the application's way for everything else.
         """
         path = request.raw_path
         handler = self.api.handlers.get(path) if request.method == "POST" else None
         if handler is None or "Expect" in request.headers:  # the application says 100 Continue
-            return await handle(request)
-        return await self.observer.observe(request, handler, path)
+            return handle(request)
+        return self.observer.observe(request, handler, path)
 
     def requests(self) -> list[dict[str, Any]]:
         """The requests being served, oldest first, as the admin listener shows them."""

@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Collection
+from collections.abc import Awaitable, Collection
 
 import msgspec
 from aiohttp import web
@@ -47,18 +47,18 @@ class Relay:
         self._engine = engine
         self._settings = settings
 
-    async def relay(
+    def relay(
         self,
         request: web.Request,
         exchange: Exchange,
         route: Route,
         shaped: Shaped,
         body: bytes,
-    ) -> web.StreamResponse:
+    ) -> Awaitable[web.StreamResponse]:
         """Relay a request to whom it came from; see `relay_to`."""
         delivery = Delivery(request, exchange, route.api)
         asked = request.headers.items()
-        return await self.relay_to(delivery, exchange, route, shaped, body, method=request.method, fields=asked)
+        return self.relay_to(delivery, exchange, route, shaped, body, method=request.method, fields=asked)
 
     async def relay_to(
         self,

@@ -77,10 +77,12 @@ class Shaped(msgspec.Struct, frozen=True, eq=False):
     previous_response: str | None = None  # of the Responses API: a conversation that goes on
 
     def encode(self, priority: int) -> bytes:
-        """Return the body for the engine. `priority` is vLLM's: lower goes first."""
+        """Return the body for the engine, and let go of what it was made of. `priority` is vLLM's: lower goes first."""
         if self.takes_priority:
             self.fields["priority"] = encoded(priority)
-        return _encode(self.fields)
+        body = _encode(self.fields)
+        self.fields.clear()
+        return body
 
 
 NOTHING = Shaped(

@@ -10,7 +10,6 @@ Two kinds of trouble, kept apart because they are handled differently:
 import asyncio
 import socket
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple, cast
 
@@ -66,7 +65,7 @@ class Connection(asyncio.Protocol):
         self._headers: Headers = []
         self._header_bytes = 0
         self._head: Head | None = None
-        self._body: deque[bytes] = deque()
+        self._body: list[bytes] = []
         self._unread = 0
         self._complete = False
         self._until_close = False

@@ -6,7 +6,7 @@ failover or a SCRIPT FLUSH. SCRIPT LOAD, which some providers forbid, is not nee
 
 import hashlib
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -59,9 +59,9 @@ class RedisLimiter:
         self._script = script
         self._hash = hashlib.sha1(script).hexdigest()  # noqa: S324 - EVALSHA's own
 
-    async def acquire(self, reservation_id: str, rules: Sequence[Rule], tokens: int) -> Verdict:
+    def acquire(self, reservation_id: str, rules: Sequence[Rule], tokens: int) -> Coroutine[Any, Any, Verdict]:
         """See Limiter.acquire."""
-        return await self._acquire(reservation_id, rules, tokens, lease=self._lease, forget_after=FORGET_AFTER, force=0)
+        return self._acquire(reservation_id, rules, tokens, lease=self._lease, forget_after=FORGET_AFTER, force=0)
 
     async def enter(self, reservation_id: str, rules: Sequence[Rule], tokens: int) -> None:
         """Charge a request that runs already, whatever the limits say. Repeating it changes nothing."""

@@ -11,7 +11,7 @@ for the answer to the next question; all who wait are told at once.
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 import hiredis
@@ -60,11 +60,11 @@ class Link:
             raise RedisAway(f"no connection: {error}") from None
         self._session = _Session(connection, self.timeout, self._lost)
 
-    async def call(self, *command: bytes | str | int) -> Any:
-        """Send a command; return the reply: int, bytes, list, None or hiredis.ReplyError. Raises RedisAway."""
+    def call(self, *command: bytes | str | int) -> Awaitable[Any]:
+        """Send a command; the reply is an int, bytes, a list, None or a hiredis.ReplyError. Raises RedisAway."""
         if self._session is None:
             raise RedisAway("no connection")
-        return await self._session.ask(hiredis.pack_command(command))  # type: ignore[arg-type]
+        return self._session.ask(hiredis.pack_command(command))  # type: ignore[arg-type]
 
     def refused(self, reply: object) -> RedisAway:
         """An error reply means: not here, not now. The connection is given up: the next one may lead elsewhere."""
