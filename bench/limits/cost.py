@@ -17,7 +17,8 @@ import uvloop
 from gateway.limits.limiter import FORGET_AFTER, SECOND, Allowance, Pace, Rule
 from gateway.limits.memory import MemoryLimiter
 from gateway.limits.redis import SCRIPT, RedisLimiter, _wire
-from gateway.redis import Address, Link
+from gateway.redis import Link
+from gateway.redis.address import Address
 from tests.support.redis_server import RedisServer, running_redis
 
 ALLOWANCE = Allowance(Pace.of_requests(10**6, 10**6), Pace.of_tokens(10**9), 10_000, 10**12)

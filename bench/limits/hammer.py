@@ -28,7 +28,8 @@ from bench.limits.windows import most_at_once, most_backlog
 from gateway.limits.limiter import Allowance, Pace, Rule
 from gateway.limits.plans import headers
 from gateway.limits.redis import SCRIPT, RedisLimiter
-from gateway.redis import Address, Link
+from gateway.redis import Link
+from gateway.redis.address import Address
 from tests.support.redis_server import running_redis
 
 NAMESPACE = "hammer"

@@ -19,7 +19,7 @@ import msgspec
 
 from gateway.chat.replay import Replay
 from gateway.config import RedisSettings
-from gateway.redis import Address, Link, RedisAway
+from gateway.redis import Link, RedisAway
 
 log = logging.getLogger("gatehouse.chat")
 
@@ -58,7 +58,7 @@ class Mirror:
     ) -> None:
         """`keep_seconds` after its end a run's stream goes, `longest_run` after its last frame at any rate."""
         assert settings.url is not None  # noqa: S101 - without one there is no mirror
-        self._link = Link(Address(settings.url.get_secret_value()), CALL_SECONDS, self._lost)
+        self._link = Link.to(settings.url.get_secret_value(), CALL_SECONDS, self._lost)
         self._prefix = f"{{{settings.namespace}:chat}}"
         self._changes, self._stops = f"{self._prefix}:changes", f"{self._prefix}:stops"
         self._worker = worker

@@ -18,7 +18,7 @@ from gateway.limits.memory import MemoryLimiter
 from gateway.limits.patience import Durations
 from gateway.limits.plans import Plans
 from gateway.limits.redis import RedisLimiter
-from gateway.redis import Address, Link
+from gateway.redis import Link
 
 __all__ = ["LimiterUnavailable", "Limits"]
 
@@ -182,14 +182,14 @@ def _shared(config: Config, on_mode: Callable[[str], None]) -> FallbackLimiter |
     settings, limits = config.redis, config.limits
     if settings.url is None:
         return None
-    address = Address(settings.url.get_secret_value())
+    url = settings.url.get_secret_value()
 
     def limiter(link: Link) -> RedisLimiter:
         return RedisLimiter(link, lease=limits.lease_seconds, time_zone=limits.time_zone, namespace=settings.namespace)
 
     return FallbackLimiter(
         limiter,
-        lambda on_lost: Link(address, settings.timeout_seconds, on_lost),
+        lambda on_lost: Link.to(url, settings.timeout_seconds, on_lost),
         _in_process(config),
         on_failure=settings.on_failure,
         time_zone=limits.time_zone,

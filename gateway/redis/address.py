@@ -72,7 +72,13 @@ class Address:
         return options
 
     async def dial(self) -> AbstractConnection:
-        """A new connection, authenticated and ready. Raises OSError or RedisError."""
+        """A new connection, authenticated and ready. Raises OSError."""
+        try:
+            return await self._dialled()
+        except RedisError as error:
+            raise ConnectionError(str(error)) from error
+
+    async def _dialled(self) -> AbstractConnection:
         if not self._hosts:
             return await self._connect()
         if self._sentinels is not None:

@@ -9,7 +9,6 @@ from typing import Any
 import hiredis
 
 from gateway.config import RedisSettings
-from gateway.redis.address import Address
 from gateway.redis.link import Link, RedisAway
 
 _log = logging.getLogger("gatehouse.redis")
@@ -30,7 +29,7 @@ class LastingLink:
     """Asks Redis; everything raises RedisAway at once while it is away."""
 
     def __init__(self, settings: RedisSettings, url: str) -> None:
-        self._link = Link(Address(url), settings.timeout_seconds, self._lost)
+        self._link = Link.to(url, settings.timeout_seconds, self._lost)
         # what all keys begin with; the hash tag keeps them on one node of a cluster
         self.prefix = f"{{{settings.namespace}:shared:{LAYOUT}}}"
         self._dialling: asyncio.Task[None] | None = None

@@ -8,17 +8,20 @@ A call waits for `timeout` and no longer. An answer that is late is the end of t
 for the answer to the next question; all who wait are told at once.
 """
 
+from __future__ import annotations
+
 import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import hiredis
-from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import RedisError
 
-from gateway.redis.address import Address
+if TYPE_CHECKING:
+    from redis.asyncio.connection import AbstractConnection
+
+    from gateway.redis.address import Address
 
 SECOND_LOOK = 0.002  # a busy event loop may be late itself: it reads once more before it gives up
 _NOTHING = object()
@@ -45,6 +48,14 @@ class Link:
         self._on_lost = on_lost
         self._session: _Session | None = None
 
+    @classmethod
+    def to(cls, url: str, timeout: float, on_lost: Callable[[str], None]) -> Self:
+        """A link to the Redis at a URL. Raises ValueError."""
+        # redis-py takes 10 MB and a fifth of a start: for those who have a Redis
+        from gateway.redis.address import Address  # noqa: PLC0415
+
+        return cls(Address(url), timeout, on_lost)
+
     @property
     def open(self) -> bool:
         """Whether there is a connection."""
@@ -56,7 +67,7 @@ class Link:
             return
         try:
             connection = await self._address.dial()
-        except (OSError, RedisError, TimeoutError) as error:
+        except (OSError, TimeoutError) as error:
             raise RedisAway(f"no connection: {error}") from None
         self._session = _Session(connection, self.timeout, self._lost)
 

@@ -12,7 +12,8 @@ import pytest
 from gateway.config import PlanSettings
 from gateway.limits.limiter import Allowance, Rule
 from gateway.limits.redis import RedisLimiter
-from gateway.redis import Address, Link
+from gateway.redis import Link
+from gateway.redis.address import Address
 from tests.support.engines import MODEL, Simulator, simulator
 from tests.support.gateways import RunningGateway, gateway
 from tests.support.redis_server import RedisServer, running_redis

@@ -15,7 +15,8 @@ from gateway.limits.fallback import FallbackLimiter
 from gateway.limits.limiter import Allowance, Rule
 from gateway.limits.memory import MemoryLimiter
 from gateway.limits.redis import RedisLimiter
-from gateway.redis import Address, Link
+from gateway.redis import Link
+from gateway.redis.address import Address
 from tests.support.needs import free_port, free_ports
 from tests.support.redis_server import RedisServer, running_redis
 from tests.support.stack import until

@@ -13,7 +13,8 @@ from gateway.limits.fallback import FallbackLimiter, LimiterUnavailable
 from gateway.limits.limiter import Allowance, Kind, Pace, Rule
 from gateway.limits.memory import MemoryLimiter
 from gateway.limits.redis import RedisLimiter
-from gateway.redis import Address, Link, RedisAway
+from gateway.redis import Link, RedisAway
+from gateway.redis.address import Address
 from tests.support.needs import free_ports
 from tests.support.redis_server import RedisServer, running_redis
 

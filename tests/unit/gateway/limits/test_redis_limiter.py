@@ -10,7 +10,8 @@ from hypothesis import settings
 from gateway.limits.limiter import MINUTE, SECOND, Allowance, Pace, Rule
 from gateway.limits.memory import wall
 from gateway.limits.redis import GIVEN_UP_SECONDS, SCRIPT, RedisLimiter
-from gateway.redis import Address, Link, RedisAway
+from gateway.redis import Link, RedisAway
+from gateway.redis.address import Address
 from tests.support.redis_server import RedisServer, running_redis
 from tests.unit.gateway.limits import scenarios
 from tests.unit.gateway.limits.limiter_machine import DAY, LEASE, Clock, LimiterMachine
