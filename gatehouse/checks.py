@@ -14,7 +14,7 @@ from gatehouse.settings import Sections
 from gateway.auth.keys import KeyFileError, key_file, read_secret_file
 from gateway.config import Config, EngineTarget
 from gateway.listening import whereabouts
-from gateway.redis import Address, Link, RedisAway
+from gateway.redis import Link, RedisAway
 from gateway.redis.address import CONNECT_SECONDS
 from gateway.store import Store, StoreError, database_address
 from gateway.tracing import TracingUnavailableError, require_sdk
@@ -125,15 +125,15 @@ def redis(config: Config) -> Iterator[Finding]:
     url = urlsplit(config.redis.url.get_secret_value())
     where = url.netloc.rpartition("@")[2] or url.path  # without the password
     try:
-        asyncio.run(_script(Address(config.redis.url.get_secret_value())))
+        asyncio.run(_script(config.redis.url.get_secret_value()))
     except RedisAway as error:
         yield problem("redis", f"{where}: {error}", "start it, or correct redis.url")
     else:
         yield Finding("redis", f"{where} answers")
 
 
-async def _script(address: Address) -> None:
-    link = Link(address, CONNECT_SECONDS, lambda _reason: None)
+async def _script(url: str) -> None:
+    link = Link.to(url, CONNECT_SECONDS, lambda _reason: None)
     await link.connect()
     try:
         reply = await link.call("EVAL", "return 1", 0)
