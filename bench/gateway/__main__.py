@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0, help="of each load")
     parser.add_argument("--budget", action="store_true", help="the gateway with each layer taken out, instead of peers")
     parser.add_argument("--against", type=Path, help="the checkout of another version, to stand beside this one")
-    parser.add_argument("--out", type=Path, help="JSON file for the results; their plot goes beside it, as .svg")
+    parser.add_argument("--out", type=Path, help="JSON file for the results; their plot goes beside it, as .png")
     chosen = parser.parse_args()
     peers = {name: PEERS[name] for name in chosen.peers}
     if chosen.against:
@@ -46,7 +46,7 @@ def main() -> None:
         run = {"passes": chosen.passes, "seconds": chosen.seconds}
         other = {"other_version": host.revision(chosen.against)} if chosen.against else {}
         host.write(chosen.out, machine | run | other | {"results": found})
-        report.bars(found, chosen.out.with_suffix(".svg"))
+        report.bars(found, chosen.out.with_suffix(".png"))
 
 
 def _some(known: Iterable[str]) -> Callable[[str], list[str]]:

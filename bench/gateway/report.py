@@ -16,7 +16,7 @@ Results = dict[str, dict[str, dict[str, list[float | None]]]]  # measure → pee
 Lines = Mapping[str, Sequence[tuple[float, float]]]  # label → points
 
 LEAST = {"cpu_us", "kb_each"}  # other work and earlier passes only add to these
-NOT_DRAWN = {"redis", "lost", "never"}
+NOT_DRAWN = {"redis", "failed", "lost", "never"}
 FULL, BARE = "gatehouse", "gatehouse, none of these"
 BUDGET: dict[str, tuple[str, ...]] = {
     FULL: (),

@@ -44,7 +44,7 @@ def main() -> int:
                 for title, names in DRAWN.items()
             },
             "minutes",
-            chosen.out.with_suffix(".svg"),
+            chosen.out.with_suffix(".png"),
         )
         host.write(chosen.out, machine | {"requests": requests, "problems": problems, "samples": samples})
     return 1 if problems else 0

@@ -46,7 +46,7 @@ def main() -> None:
     if chosen.out:
         host.write(chosen.out, machine | found)
         speeds = {row["target"]: list(enumerate(row["output_tokens_per_second_by_round"])) for row in found["results"]}
-        report.lines({"tokens/s": speeds}, "round", chosen.out.with_suffix(".svg"))
+        report.lines({"tokens/s": speeds}, "round", chosen.out.with_suffix(".png"))
 
 
 @contextlib.contextmanager
