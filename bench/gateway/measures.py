@@ -218,7 +218,7 @@ def _ms(report: dict[str, Any], series: str, point: str = "p50") -> float | None
 
 
 def _expect(peer: Running, report: dict[str, Any], *none_of: str) -> float:
-    """How many of these there were. There may be none, or the figures are of another load; what others fail at, shows."""
+    """How many of these there were: none, or the figures are of another load. What others fail at is shown."""
     count = float(sum(report[each] for each in none_of))
     if count and not peer.others:
         raise RuntimeError(f"{peer.name}: {report}")
