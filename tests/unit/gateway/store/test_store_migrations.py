@@ -168,7 +168,7 @@ async def test_killed_in_mid_write(address: str | Path) -> None:
                 writer.send_signal(signal.SIGKILL)
                 break
         confirmed += [int(line) for line in writer.stdout if line.endswith("\n")]
-        writer.wait(30)
+        writer.wait(60)
         writer.stdout.close()
         store = await Store.open(path)
         kept = [revocation.target for revocation in await store.revocations.current(0)]
@@ -201,7 +201,7 @@ asyncio.run(main())
 @pytest.mark.parametrize("step", [1, 4, 8])
 async def test_killed_in_mid_migration(address: str | Path, step: int) -> None:
     """A process killed between two statements of a migration leaves the schema as it was; the next start succeeds."""
-    killed = subprocess.run([sys.executable, "-c", KILLED_MIGRATION, address, str(step)], check=False, timeout=60)
+    killed = subprocess.run([sys.executable, "-c", KILLED_MIGRATION, address, str(step)], check=False, timeout=300)
     assert killed.returncode == -signal.SIGKILL
     store = Store(address)
     async with store.database.read() as connection:
@@ -236,8 +236,8 @@ def test_without_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_a_database_that_says_nothing(postgresql: PostgresqlServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """A database that takes the connection and never answers is away after the deadline, and back when it is back."""
-    monkeypatch.setattr("gateway.store.database.TRANSACTION_SECONDS", 0.5)
     store = await Store.open(postgresql.new_database())
+    monkeypatch.setattr("gateway.store.database.TRANSACTION_SECONDS", 0.5)
     postgresql.pause()
     try:
         with pytest.raises(StoreError, match="no answer within"):
