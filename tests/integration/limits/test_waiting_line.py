@@ -24,6 +24,12 @@ WAITING = "vllm:num_requests_waiting"
 BODY = {"model": MODEL, "messages": [{"role": "user", "content": "hello"}], "max_tokens": TOKENS, "ignore_eos": True}
 
 
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine's answer is waited for, however late a busy machine makes it."""
+    monkeypatch.setattr("gateway.admission.ANSWER_SECONDS", 60.0)
+
+
 @pytest.fixture
 async def engine() -> AsyncIterator[Simulator]:
     """One that stands almost still: nobody's turn comes within 40 s, unless a test lets it serve."""
