@@ -1,7 +1,10 @@
 """What breaks under a run, on purpose: Redis, the disk, the member, the chat, the reader. Each ends with a clear word."""
 
 import asyncio
+import contextlib
 import json
+import logging
+import random
 import resource
 import socket
 from pathlib import Path
@@ -19,6 +22,12 @@ from tests.support.scripted import Script, chunked, scripted_engine
 
 RUNNING = "vllm:num_requests_running"
 PLANS = {"member": {}, "service": {}}
+UPGRADE = {
+    "Upgrade": "websocket",
+    "Connection": "Upgrade",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+}
 
 
 async def test_a_full_disk() -> None:
@@ -179,6 +188,13 @@ def events(pieces: int, size: int) -> bytes:
     return chunked([*body, b"data: [DONE]\n\n"], "content-type: text/event-stream")
 
 
+def head(who: Member, path: str, **fields: str) -> bytes:
+    """A request of a member's page, on the wire."""
+    own = {"Host": who.url.removeprefix("http://"), "Cookie": who.cookie, "Origin": who.url, **fields}
+    lines = [f"GET {path} HTTP/1.1", *(f"{name}: {value}" for name, value in own.items())]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode()
+
+
 @pytest.mark.parametrize("way", ["ws", "events"])
 async def test_a_reader_that_never_reads(tmp_path: Path, way: str) -> None:
     """Whoever reads nothing, by either way in, holds up nobody and is cut off; the run ends as if nobody looked on."""
@@ -193,17 +209,12 @@ async def test_a_reader_that_never_reads(tmp_path: Path, way: str) -> None:
             with socket.socket() as reader:
                 reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
                 reader.connect(("127.0.0.1", port))
-                fields = {"Host": f"127.0.0.1:{port}", "Cookie": ada.cookie, "Origin": gate.url}
-                path = f"/api/runs/{run}/events"
                 if way == "ws":
-                    path = "/api/ws"
-                    fields |= {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
-                    fields["Sec-WebSocket-Key"] = "dGhlIHNhbXBsZSBub25jZQ=="
-                head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
-                reader.sendall(f"GET {path} HTTP/1.1\r\n{head}\r\n".encode())
-                if way == "ws":
+                    reader.sendall(head(ada, "/api/ws", **UPGRADE))
                     frame = json.dumps({"t": "sub", "run": run, "from": 0}).encode()
                     reader.sendall(bytes([0x81, 0x80 | len(frame), 0, 0, 0, 0]) + frame)
+                else:
+                    reader.sendall(head(ada, f"/api/runs/{run}/events"))
                 async with asyncio.timeout(DEADLINE):
                     while (kept := await ada.message(chat, run))["status"] == "running":
                         await asyncio.sleep(0.05)
@@ -213,3 +224,42 @@ async def test_a_reader_that_never_reads(tmp_path: Path, way: str) -> None:
                         await asyncio.sleep(0.05)
             found = await gate.metrics()
             assert (found["gatehouse_chat_tabs"], found["gatehouse_in_flight"]) == (0, 0)
+
+
+def garbage(dice: random.Random) -> bytes:
+    """Something that begins as frames do: reserved bits and opcodes, no mask, lengths that lie, halves of a message."""
+    found = b""
+    for _ in range(dice.randint(1, 8)):
+        payload = dice.choice((b'{"t":"sub","run":"m"}', dice.randbytes(dice.randint(0, 200)), b"\xff\xfe", b""))
+        first = dice.choice((0x81, 0x01, 0x80, 0x82, 0x88, 0x89, 0x8A, 0x09, 0xF1, 0x83, dice.randrange(256)))
+        length = dice.choice((len(payload), len(payload), 125, 126, 127))
+        size = bytes([length]) if length < 126 else bytes([length]) + dice.randbytes(2 if length == 126 else 8)
+        masked = dice.random() < 0.8
+        found += bytes([first, size[0] | (0x80 if masked else 0)]) + size[1:] + (bytes(4) if masked else b"") + payload
+    return found
+
+
+async def test_frames_that_are_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever comes in a frame's place ends that socket alone: nothing is left of it, nothing is an error of ours."""
+    dice = random.Random(6455)
+    async with simulator() as engine, gateway(engine.url, tmp_path, auth=OVER_HTTP) as gate:
+        ada = await member(gate)
+
+        async def throw() -> None:
+            reader, writer = await asyncio.open_connection("127.0.0.1", int(gate.url.rpartition(":")[2]))
+            writer.write(head(ada, "/api/ws", **UPGRADE))
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
+            writer.write(garbage(dice))
+            writer.write_eof()
+            with contextlib.suppress(ConnectionError):
+                await reader.read()
+            writer.close()
+
+        async with ada.tab() as calm, asyncio.timeout(DEADLINE):
+            for _ in range(20):
+                await asyncio.gather(*(throw() for _ in range(10)))
+            chat = await ada.made()
+            assert (await calm.until("chat"))["chat"]["id"] == chat
+            while (await gate.metrics())["gatehouse_chat_tabs"] > 1:
+                await asyncio.sleep(0.02)
+    assert [each.getMessage() for each in caplog.records if each.levelno >= logging.ERROR] == []
