@@ -127,7 +127,7 @@ def _closed(bench: Bench, peer: Running, body: str, connections: int) -> Figures
     report = bench.load(peer, "closed", body, c=connections, t=bench.seconds)
     used = cpu(peer.pids) - before
     return {
-        "cpu_us": used / report["ok"] if peer.process else None,
+        "cpu_us": used / report["ok"] if peer.process and report["ok"] else None,
         "per_second": report["per_second"],
         "latency_p50_ms": _ms(report, "latency"),
         "failed": _expect(peer, report, "failed"),
@@ -145,7 +145,7 @@ def chunk(bench: Bench, peer: Running) -> Figures:
     if peer.name == "gatehouse":
         _expect(peer, report, "with_usage")
     return {
-        "cpu_us": used / report["chunks"] if peer.process else None,
+        "cpu_us": used / report["chunks"] if peer.process and report["chunks"] else None,
         "transit_p50_ms": _ms(report, "transit"),
         "lost": lost,
     }
