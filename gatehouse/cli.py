@@ -46,11 +46,12 @@ def _shared_options() -> list[click.Option]:
     return [
         click.Option(
             ["--config"], type=path, envvar="GATEHOUSE_CONFIG", expose_value=False, callback=_set_config, is_eager=True,
-            help="The file gatehouse.yaml.  [env: GATEHOUSE_CONFIG]",
+            help="The file gatehouse.yaml.  [env: GATEHOUSE_CONFIG; default: none, every setting has one]",
         ),
         click.Option(
             ["--state-dir"], type=path, envvar="GATEHOUSE_STATE_DIR", expose_value=False, callback=_set_state_dir,
-            is_eager=True, help="Where keys, database and logs are kept.  [env: GATEHOUSE_STATE_DIR]",
+            is_eager=True, help="Where keys, database and logs are kept.  [env: GATEHOUSE_STATE_DIR; default: "
+            "~/.local/state/gatehouse, with --demo gatehouse-demo beside it]",
         ),
     ]  # fmt: skip
 
