@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -93,3 +93,15 @@ async def traced(page: ChatPage) -> AsyncIterator[Trace]:
 
 def _cost(task: dict[str, Any]) -> float:
     return float(task["tdur"]) / 1000 * CPU_RATE
+
+
+async def processor_time(page: ChatPage) -> Callable[[], Awaitable[float]]:
+    """What returns, whenever it is called, the processor time in ms that the page's main thread has taken by then."""
+    cdp = await page.page.context.new_cdp_session(page.page)
+    await cdp.send("Performance.enable", {"timeDomain": "threadTicks"})
+
+    async def so_far() -> float:
+        metrics = await cdp.send("Performance.getMetrics")
+        return 1000 * float(next(each["value"] for each in metrics["metrics"] if each["name"] == "TaskDuration"))
+
+    return so_far

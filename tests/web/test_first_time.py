@@ -80,7 +80,7 @@ async def _clicks_to_think_harder(page: ChatPage, words: dict[str, str]) -> int:
     """The choice stands beside the message: one click opens it, one chooses."""
     choice = page.page.get_by_label(words["thinking"])
     await expect(choice).to_be_in_viewport()
-    async with page.page.expect_request("**/api/chats/*") as change:
+    async with page.page.expect_request(lambda request: request.method == "PATCH") as change:
         await choice.select_option(words["high"])
     assert (await change.value).post_data_json == {"params": {"reasoning_effort": "high"}}
     return 2

@@ -33,7 +33,7 @@ export function reveal(id) {
 export function Thread() {
   const scroller = useRef(null);
   const list = useRef(null);
-  const before = useRef({ top: 0, height: 0 });
+  const lastTop = useRef(0);
   const conversation = current.value;
   const turns = conversation.turns.value;
 
@@ -41,7 +41,6 @@ export function Thread() {
     const box = scroller.current;
     const observer = new ResizeObserver(() => {
       if (pinned.peek()) jumpToEnd(box);
-      before.current.height = box.scrollHeight;
     });
     observer.observe(list.current);
     observer.observe(box);
@@ -56,8 +55,8 @@ export function Thread() {
   }, [conversation, last?.role === "user" ? last : null]);
 
   // Older messages above must not move what is read. Browsers see to that themselves, but not at the very top.
+  const { scrollTop: top, scrollHeight: height } = scroller.current ?? {};
   useLayoutEffect(() => {
-    const { top, height } = before.current;
     const anchors = CSS.supports("overflow-anchor", "auto") && top > 0;
     if (!pinned.peek() && !anchors) scroller.current.scrollTop = top + scroller.current.scrollHeight - height;
   }, [turns[0]?.[0]]);
@@ -66,8 +65,8 @@ export function Thread() {
   const onScroll = (event) => {
     const { scrollTop, scrollHeight, clientHeight } = event.currentTarget;
     if (scrollHeight - scrollTop - clientHeight < NEAR_END_PX) pinned.value = true;
-    else if (scrollTop < before.current.top) pinned.value = false;
-    before.current = { top: scrollTop, height: scrollHeight };
+    else if (scrollTop < lastTop.current) pinned.value = false;
+    lastTop.current = scrollTop;
   };
   const toEnd = () => {
     pinned.value = true;

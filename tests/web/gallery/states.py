@@ -122,8 +122,8 @@ async def _length_thinking(studio: Studio, chat: ChatPage) -> None:
     await chat.page.locator(".card.warn").wait_for()
 
 
-@state("rate-limited", user="narrow")
 @state("quota", user="spent")
+@state("rate-limited", user="narrow")
 async def _limited(studio: Studio, chat: ChatPage) -> None:
     """Another look may have used up the limit before."""
     await studio.send(chat, studio.words["ask"])
