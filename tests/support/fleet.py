@@ -95,10 +95,16 @@ class FleetGateway:
 
     def log_lines(self) -> list[dict[str, Any]]:
         """The requests of its record, without a last line that is only half there."""
+        return [line for line in self._record() if "request_id" in line]
+
+    def messages(self) -> list[dict[str, Any]]:
+        """What it has said between the requests, likewise."""
+        return [line for line in self._record() if "message" in line]
+
+    def _record(self) -> list[dict[str, Any]]:
         file = self.state_dir / "requests.jsonl"
         text = file.read_text("utf-8") if file.exists() else ""
-        lines = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
-        return [line for line in lines if "request_id" in line]
+        return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
 class Fleet:
