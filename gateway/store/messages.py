@@ -130,8 +130,12 @@ class MessageRows:
             count = select(func.count()).where(_MESSAGES.c.chat == chat_id)
             if (await connection.scalar(count) or 0) + len(new) > most:
                 raise TooMany
-            if new[-1].status == Status.RUNNING and len(await _running(connection, owner)) >= most_running:
-                raise TooManyRunning
+            if new[-1].status == Status.RUNNING:
+                # a member's sendings one after another, on PostgreSQL, too, where writers do not wait for each other
+                user = select(schema.users.c.name).where(schema.users.c.name == owner)
+                await connection.execute(user.with_for_update(key_share=True))
+                if len(await _running(connection, owner)) >= most_running:
+                    raise TooManyRunning
             rows = [{**asdict(message), "chat": chat_id, "version": changed.version} for message in new]
             numbers = [
                 await connection.scalar(insert(_MESSAGES).values(row).returning(_MESSAGES.c.number)) for row in rows

@@ -1,5 +1,6 @@
 """Chats, messages and the search in them: the same on both databases."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -179,6 +180,19 @@ async def test_bounds(store: Store) -> None:
     assert chat is not None
     assert (chat.version, chat.head) == (1, None)
     assert (await store.messages.page("c", limit=9, most_characters=9)).messages == []
+
+
+async def test_answers_at_once(store: Store) -> None:
+    """Of sendings to several chats at once as many begin as may run, and no more."""
+    for number in range(8):
+        await store.chats.add("ada", a_chat(f"c{number}"), client_id=None, most=MOST)
+    sendings = (
+        store.messages.add("ada", f"c{number}", [answering(f"a{number}", "")], title="", most_running=3, most=MOST)
+        for number in range(8)
+    )
+    found = await asyncio.gather(*sendings, return_exceptions=True)
+    assert sum(isinstance(each, TooManyRunning) for each in found) == 5
+    assert len(await store.messages.running("ada")) == 3
 
 
 TEXT = "我们的数据库今天升级，机器学习模型Qwen3明天上线。Straße und Ärger: café_au_lait v1.5 ２０２６"
