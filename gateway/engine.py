@@ -18,7 +18,7 @@ import msgspec
 from gateway.config import Config
 from gateway.headers import request_head
 from gateway.ids import new_id
-from gateway.upstream import Connection, Head, Pool, StaleConnection, UpstreamClosed, UpstreamTimeout
+from gateway.upstream import Connection, Pool, UpstreamClosed, UpstreamTimeout
 
 log = logging.getLogger("gatehouse.engine")
 
@@ -43,11 +43,7 @@ class Engine:
 
     def __init__(self, config: Config) -> None:
         self._config = config.engine
-        # what the gateway itself asks goes over connections of its own: how often a request is sent must not hang on it
-        self._pool, self._own = (
-            Pool(keep_alive=config.engine.keep_alive_seconds, connect_timeout=config.gateway.connect_seconds)
-            for _ in range(2)
-        )
+        self._pool = Pool(keep_alive=config.engine.keep_alive_seconds, connect_timeout=config.gateway.connect_seconds)
         self.status: dict[str, Any] = {"state": "unknown", "phase": None, "percent": None, "reason": None}
         self._url: str | None = None
         self._address = ("", 0)
@@ -114,12 +110,12 @@ class Engine:
 
     async def connect(self) -> Connection:
         """Return a connection. Raises UpstreamClosed or UpstreamTimeout."""
-        return await self._connect(self._pool)
+        return await self._pool.connect(*self._there())
 
-    async def _connect(self, pool: Pool) -> Connection:
+    def _there(self) -> tuple[str, int]:
         if self._url is None:
             raise UpstreamClosed("the engine has no address yet")
-        return await pool.connect(*self._address)
+        return self._address
 
     def update(self, status: dict[str, Any]) -> None:
         """Take over a new status."""
@@ -202,22 +198,17 @@ class Engine:
         )
         try:
             async with asyncio.timeout(ASK_SECONDS):
-                answer, found = await self._answer(head, body)
+                # a connection of its own: how often a request is sent must not hang on what was asked meanwhile
+                connection = await self._pool.dial(*self._there())
+                try:
+                    answer, found = await connection.ask(head, body, ASK_SECONDS), await connection.read_all()
+                finally:
+                    connection.abort()
         except (UpstreamTimeout, TimeoutError) as error:
             raise UpstreamClosed(f"{path} cannot be had: {error}") from error
         if answer.status != 200:
             raise UpstreamClosed(f"{path} cannot be had: it answers {answer.status}")
         return found
-
-    async def _answer(self, head: bytes, body: bytes) -> tuple[Head, bytes]:
-        while True:
-            connection = await self._connect(self._own)
-            try:
-                return await connection.ask(head, body, ASK_SECONDS), await connection.read_all()
-            except StaleConnection:
-                self._own.drop_idle()  # so that this cannot happen twice
-            finally:
-                connection.release()
 
     @contextlib.asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
@@ -230,4 +221,3 @@ class Engine:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
             self._pool.close()
-            self._own.close()

@@ -335,6 +335,10 @@ class Pool:
             if connection.usable and connection.idle_since >= oldest:
                 return connection
             connection.abort()
+        return await self.dial(host, port)
+
+    async def dial(self, host: str, port: int) -> Connection:
+        """Return a new connection. Raises UpstreamClosed, or UpstreamTimeout."""
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._connect_timeout):
