@@ -73,7 +73,7 @@ def measure(engine: Target, rounds: int) -> dict[str, Any]:
         figure: {name: statistics.median(each[figure] for each in taken) for name, taken in found.items()}
         for figure in found["ours"][0]
     }
-    return {"workload": asdict(workload), "load": asdict(LOAD), "rounds": rounds, "medians": medians, **found}
+    return {"workload": asdict(workload), "sent": asdict(LOAD), "rounds": rounds, "medians": medians, **found}
 
 
 def ours(done: Round) -> Figures:
