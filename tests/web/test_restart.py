@@ -51,6 +51,7 @@ async def test_workers_restart_at_random_moments(browser: Browser) -> None:
                     await expect(chat.answers).to_have_count(0)
                     await chat.ask(f"Tell me something, number {number}")
                     await expect(chat.answers).to_have_count(1)
+                    await engine.until("vllm:num_requests_running", 1)
                     await asyncio.sleep(dice.uniform(0.0, 2.0))
                     await restart(gate, way)
                     if dice.random() < 0.5:
