@@ -2,7 +2,9 @@
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 async def first(*waits: Coroutine[Any, Any, Any]) -> None:
@@ -13,6 +15,16 @@ async def first(*waits: Coroutine[Any, Any, Any]) -> None:
     finally:
         for task in tasks:
             task.cancel()
+
+
+async def to_the_end(work: Coroutine[Any, Any, T]) -> T:
+    """Await `work`; who is cancelled meanwhile is so only after it has ended, however it did."""
+    task = asyncio.create_task(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        raise
 
 
 def uncancel() -> None:

@@ -22,12 +22,13 @@ from gateway.chat.shown import fit, shown_chat, shown_message
 from gateway.config import Config
 from gateway.context import EXCHANGE
 from gateway.errors import BadRequest, GatewayError, NotFound, TooLarge, TooManyRequests, Unavailable
+from gateway.shape import Shaped
 from gateway.store import Store
 from gateway.store.chat_rows import Chat, Message, NewMessage, Role, Status
 from gateway.store.chats import TooMany
 from gateway.store.database import Conflict
 from gateway.store.messages import TooManyRunning
-from gateway.waiting import uncancel
+from gateway.waiting import to_the_end, uncancel
 
 _HEARTBEAT = b'data: {"t":"hb"}\n\n'
 
@@ -84,12 +85,25 @@ class RunRoutes:
         engine = self._config.engine
         body = body_of([*path, *new[:-1]], params, model=engine.model, max_model_len=engine.max_model_len, fit=form.fit)
         shaped, encoded = await self._api.admit(exchange, principal, ROUTE, body)
+        run = Run(run_id=new[-1].id, owner=owner, exchange=exchange, wait_seconds=self._config.chat.wait_seconds)
+        try:
+            # a page that is left in this moment leaves no answer behind that nobody makes
+            return await to_the_end(self._begin(request, run, chat, new=new, shaped=shaped, body=encoded))
+        except asyncio.CancelledError:
+            if exchange.stopped_by is not None and run.task is not None:
+                run.task.cancel()  # what the page rested on was revoked
+            raise
+
+    async def _begin(
+        self, request: web.Request, run: Run, chat: Chat, *, new: Sequence[NewMessage], shaped: Shaped, body: bytes
+    ) -> web.Response:
+        """Save the messages and start the run, or neither."""
         title = title_of(new[0].content) if chat.head is None else ""
         most, most_running = self._config.chat.max_messages, self._config.chat.max_runs
         with chats_needed():
             try:
                 added = await self._store.messages.add(
-                    owner, chat_id, new, title=title, most=most, most_running=most_running
+                    run.owner, chat.id, new, title=title, most=most, most_running=most_running
                 )
             except TooMany:
                 message = f"A chat holds at most {most} messages; begin a new one."
@@ -97,17 +111,11 @@ class RunRoutes:
             except TooManyRunning:
                 raise self._too_many_runs() from None
             except Conflict:  # the same sending came twice at once
-                known = await self._store.messages.sent(chat_id, form.client_id or "")
+                known = await self._store.messages.sent(chat.id, new[-1].client_id or "")
                 return _begun(chat, known, status=200)
         if added is None:
             raise no_chat()
-        run = Run(
-            run_id=new[-1].id,
-            owner=owner,
-            exchange=exchange,
-            wait_seconds=self._config.chat.wait_seconds,
-        )
-        self._runs.begin(request, run, shaped, encoded)
+        self._runs.begin(request, run, shaped, body)
         self._hub.publish(added[0])
         return _begun(*added, status=202)
 

@@ -7,12 +7,14 @@ import sqlite3
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gateway.config import PlanSettings
+from gateway.store.messages import MessageRows
 from tests.support.engines import MODEL, Simulator, simulator
-from tests.support.gateways import gateway
+from tests.support.gateways import DEADLINE, gateway
 from tests.support.members import OVER_HTTP, Member, member, text_of
 
 ROUTE = "/api/chats/{id}/runs"
@@ -376,3 +378,34 @@ async def test_an_engine_that_dies_in_mid_answer(tmp_path: Path, fault: str) -> 
         if fault == "error_frame":
             again = (await ada.run(chat, parent=answer["parent"]))["run_id"]
             assert (await ada.frames(again))[-1]["status"] == "done"
+
+
+async def test_a_page_that_is_left_while_its_message_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever goes in the moment in which the question is saved finds its answer, and the same sending is the same run."""
+    add = MessageRows.add
+    saved, left = asyncio.Event(), asyncio.Event()
+
+    async def add_and_wait(*args: Any, **fields: Any) -> Any:
+        added = await add(*args, **fields)
+        saved.set()
+        await left.wait()
+        return added
+
+    async with simulator(knobs={"tps": 0}) as engine, gateway(engine.url, tmp_path, auth=OVER_HTTP) as gate:
+        ada = await member(gate)
+        chat = await ada.made()
+        monkeypatch.setattr(MessageRows, "add", add_and_wait)
+        asking = asyncio.create_task(ada.run(chat, content="hello", client_id="s1"))
+        await saved.wait()
+        asking.cancel()
+        await asyncio.wait({asking})
+        async with asyncio.timeout(DEADLINE):
+            while not any(task.cancelling() for task in asyncio.all_tasks()):
+                await asyncio.sleep(0.01)
+        left.set()
+        run = (await ada.run(chat, content="hello", client_id="s1"))["run_id"]
+        assert (await ada.frames(run))[-1]["status"] == "done"
+        assert [message["status"] for message in await ada.messages(chat)] == ["done", "done"]
+        assert len(await engine.requests()) == 1
+        (line,) = await gate.logged(1, route=ROUTE, status=200, stream=True)
+        assert line["completion_tokens"] > 0
