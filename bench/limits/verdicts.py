@@ -49,9 +49,11 @@ def judge(charges: Charges, sent: Mapping[str, Sent], deaths: Mapping[tuple[int,
         open_ones[subject] += tokens
     settled = {subject: charged - log[subject] - open_ones[subject] for subject, charged in charges.redis.items()}
     for subject, surplus in settled.items():
-        # settled, and killed before its line was written
+        # settled, and killed before its line was written; or the other way round
         most = sum(_tokens(attempts) for request_id, attempts in missing.items() if sent[request_id].subject == subject)
-        if not 0 <= surplus <= most:
+        late = [line for line in lines if line["subject"] == subject and _in_last_moment(sent[line["request_id"]], deaths)]
+        least = -_by_subject(late)[subject] if open_ones[subject] else 0
+        if not least <= surplus <= most:
             violations.append(f"Redis has {surplus} tokens more for {subject} than record and open reservations")
     completions = sum(line["completion_tokens"] for line in lines)
     on_wire = sum(_completion(attempts) for attempts in charges.wire.values())
@@ -102,11 +104,17 @@ def _gap(line: dict[str, Any], attempts: list[dict[str, int]], violations: list[
     return gap
 
 
+def _in_last_moment(sent: Sent, deaths: Mapping[tuple[int, int], float]) -> bool:
+    """Whether its gateway was killed in the moment in which the request ended."""
+    death = deaths.get((sent.gateway, sent.life))
+    return death is not None and (sent.ended is None or death - sent.ended <= LAST_MOMENT)
+
+
 def _not_excused(request_id: str, sent: Sent, deaths: Mapping[tuple[int, int], float]) -> str | None:
     death = deaths.get((sent.gateway, sent.life))
     if death is None:
         return f"{request_id} has no line, and its gateway was not killed"
-    if sent.ended is not None and death - sent.ended > LAST_MOMENT:
+    if sent.ended is not None and not _in_last_moment(sent, deaths):
         return f"{request_id} has no line, and had ended {death - sent.ended:.2f} s before its gateway was killed"
     return None
 

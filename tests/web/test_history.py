@@ -1,9 +1,10 @@
 """The list of chats: found again, renamed, pinned, deleted and brought back; drafts; a long conversation."""
 
+import asyncio
 import time
 
 import pytest
-from playwright.async_api import Browser, expect
+from playwright.async_api import Browser, Route, expect
 
 from tests.web.backend import NAME, PASSWORD, Backend
 from tests.web.chatpage import ChatPage, new_page
@@ -126,10 +127,20 @@ async def test_nothing_of_a_user_stays_for_the_next(page: ChatPage) -> None:
     await expect(page.composer).to_have_value("")
 
 
-async def test_a_long_conversation_opens_at_its_end(page: ChatPage, backend: Backend) -> None:
-    """500 messages: the newest page is drawn within 300 ms of the page's work; scrolling up brings the rest, without jumps."""
+@pytest.mark.parametrize("late", [0, 0.3])
+async def test_a_long_conversation_opens_at_its_end(page: ChatPage, backend: Backend, late: float) -> None:
+    """500 messages: the newest page is drawn within 300 ms of the page's work; scrolling up brings the rest, without jumps.
+
+    Also when the older ones come `late` (seconds), to a reader who waits for them at the top.
+    """
     chat = backend.chats.new("Long")
     fill(chat, LONG)
+
+    async def come_late(route: Route) -> None:
+        await asyncio.sleep(late)
+        await route.continue_()
+
+    await page.page.route("**/api/chats/*before=*", come_late)
     await page.enter(NAME, PASSWORD)
     work = await processor_time(page)
     before = await work()

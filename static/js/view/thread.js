@@ -54,11 +54,16 @@ export function Thread() {
     jumpToEnd(scroller.current);
   }, [conversation, last?.role === "user" ? last : null]);
 
-  // Older messages above must not move what is read. Browsers see to that themselves, but not at the very top.
-  const { scrollTop: top, scrollHeight: height } = scroller.current ?? {};
+  // Older messages above must not move what is read. Browsers' own anchoring does not see to that at the very top, and
+  // elsewhere not in every frame: it rests while this is done by hand.
+  const seen = scroller.current?.querySelector("article.message");
+  const top = seen?.getBoundingClientRect().top;
   useLayoutEffect(() => {
-    const anchors = CSS.supports("overflow-anchor", "auto") && top > 0;
-    if (!pinned.peek() && !anchors) scroller.current.scrollTop = top + scroller.current.scrollHeight - height;
+    if (pinned.peek() || !seen?.isConnected) return;
+    const box = scroller.current;
+    box.style.overflowAnchor = "none";
+    box.scrollTop += seen.getBoundingClientRect().top - top;
+    requestAnimationFrame(() => (box.style.overflowAnchor = ""));
   }, [turns[0]?.[0]]);
 
   // Only the reader scrolls upwards; an answer that grows between two frames does not mean that they left the end.
