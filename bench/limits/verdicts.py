@@ -1,7 +1,7 @@
 """Pure: holds what was charged against what the engine sent. See exact.py."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,8 +51,8 @@ def judge(charges: Charges, sent: Mapping[str, Sent], deaths: Mapping[tuple[int,
     for subject, surplus in settled.items():
         # settled, and killed before its line was written; or the other way round
         most = sum(_tokens(attempts) for request_id, attempts in missing.items() if sent[request_id].subject == subject)
-        late = [line for line in lines if line["subject"] == subject and _in_last_moment(sent[line["request_id"]], deaths)]
-        least = -_by_subject(late)[subject] if open_ones[subject] else 0
+        late = _by_subject(line for line in lines if _in_last_moment(sent[line["request_id"]], deaths))
+        least = -late[subject] if open_ones[subject] else 0
         if not least <= surplus <= most:
             violations.append(f"Redis has {surplus} tokens more for {subject} than record and open reservations")
     completions = sum(line["completion_tokens"] for line in lines)
@@ -127,7 +127,7 @@ def _tokens(attempts: list[dict[str, int]]) -> int:
     return sum(attempt["prompt"] + attempt["completion"] for attempt in attempts)
 
 
-def _by_subject(lines: list[dict[str, Any]]) -> Counter[str]:
+def _by_subject(lines: Iterable[dict[str, Any]]) -> Counter[str]:
     sums: Counter[str] = Counter()
     for line in lines:
         if line["subject"] is not None:

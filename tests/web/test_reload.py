@@ -6,6 +6,7 @@ GATEHOUSE_RELOADS=50 is the full run; CI takes fewer.
 import asyncio
 import os
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,14 +14,23 @@ from playwright.async_api import Browser, expect
 
 from gatehouse.commands.identity import ensure_demo_user
 from tests.support.engines import simulator
-from tests.support.gateways import gateway
-from tests.web.chatpage import new_page
+from tests.support.gateways import DEADLINE, gateway
+from tests.web.chatpage import ChatPage, new_page
 
 pytestmark = [pytest.mark.web, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(900)]
 
 RELOADS = int(os.environ.get("GATEHOUSE_RELOADS", "6"))
 IN_ONE_ANSWER = 3
 TEXT = """() => [...document.querySelectorAll("article.answer")].at(-1).querySelector(".markdown").innerText"""
+
+
+async def until(chat: ChatPage, is_right: Callable[[str], bool]) -> str:
+    """Wait until the last answer's text is right; returns it."""
+    deadline = asyncio.get_running_loop().time() + DEADLINE
+    while not is_right(drawn := await chat.page.evaluate(TEXT)):
+        assert asyncio.get_running_loop().time() < deadline, drawn
+        await asyncio.sleep(0.05)
+    return drawn
 
 
 async def test_reloads_at_random_moments(browser: Browser, tmp_path: Path) -> None:
@@ -39,7 +49,6 @@ async def test_reloads_at_random_moments(browser: Browser, tmp_path: Path) -> No
                 await chat.page.reload()
             await expect(chat.answers).to_have_count(answer, timeout=30_000)
             await chat.answered(answer)
-            drawn = await chat.page.evaluate(TEXT)
             stored = await chat.page.evaluate(
                 """async () => {
                   const id = location.hash.split("/").at(-1);
@@ -47,11 +56,12 @@ async def test_reloads_at_random_moments(browser: Browser, tmp_path: Path) -> No
                   return messages.at(-1).content;
                 }"""
             )
+            words = [word for word in stored.split() if word.isalpha()]
+            # what is done may still have to be drawn
+            drawn = await until(chat, lambda drawn, words=words: all(word in drawn for word in words))
             await chat.page.reload()
             await chat.answered(answer)
-            assert drawn == await chat.page.evaluate(TEXT)
-            words = [word for word in stored.split() if word.isalpha()]
-            assert [word for word in words if word not in drawn] == []
+            await until(chat, lambda again, drawn=drawn: again == drawn)
         await engine.until("vllm:num_requests_running", 0)
         # what a reload cut off is sent again: that request leaves a line, and asks the engine nothing
         runs = [line for line in await gate.logged(RELOADS // IN_ONE_ANSWER) if line["completion_tokens"]]
