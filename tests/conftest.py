@@ -11,15 +11,25 @@ from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadScopeScheduling
 
 from gateway.auth.passwords import Passwords
-from tests.support.deaths import pytest_terminal_summary
+from tests.support.deaths import table_of_deaths
 
 # no verdict on a fact may depend on how busy the machine is
 settings.register_profile("gatehouse", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("gatehouse")
 
-__all__ = ["pytest_terminal_summary"]
-
 ENGINE = "tests/engine/"
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """What the tests that passed have measured: the table of deaths, and what they printed."""
+    table_of_deaths(terminalreporter)
+    printed = [report for report in terminalreporter.stats.get("passed", []) if getattr(report, "capstdout", "")]
+    if printed:
+        terminalreporter.section("measured")
+    for report in printed:
+        terminalreporter.write_line(report.nodeid)
+        for line in report.capstdout.splitlines():
+            terminalreporter.write_line(f"    {line}")
 
 
 class _Scheduling(LoadScopeScheduling):

@@ -71,7 +71,7 @@ class Belongings:
         return processes + [str(path) for path in self.paths if path.exists()]
 
 
-def pytest_terminal_summary(terminalreporter: Any) -> None:
+def table_of_deaths(terminalreporter: Any) -> None:
     """Print the rows of the tests that passed."""
     rows = [
         tuple(value)
