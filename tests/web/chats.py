@@ -85,7 +85,7 @@ class Run:
         elif script.error is not None:
             status, finish = "failed", "error"
             message["error"] = {"request_id": "req-1", "details": None, **script.error}
-            await self.say(t="error", status=502, retry_after=None, **message["error"])
+            await self.say(t="error", retry_after=None, **({"status": 502} | message["error"]))
         message |= {**NUMBERS, "status": status, "finish": finish, "ended_at": time.time()}
         self.chat.row["runs"].remove(message["id"])
         await self._changed()

@@ -79,12 +79,12 @@ async def test_refused_second_answer_leaves_the_first(page: ChatPage, backend: B
 
 async def test_error_in_mid_stream_keeps_text_and_offers_retry(page: ChatPage, backend: Backend) -> None:
     """An error frame is shown as one sentence with the request id; the text before it stays beside the next answer."""
-    error = {"message": "The engine stopped.", "code": "engine_failed"}
+    error = {"message": "The engine stopped.", "code": "engine_failed", "status": 502}
     backend.script.append(Script(content=["Half an answer"], error=error))
     await page.enter(NAME, PASSWORD)
     await page.ask("Hi")
     card = page.page.get_by_role("group", name="Error")
-    await expect(card).to_contain_text("Something went wrong while answering. What had arrived is kept.")
+    await expect(card).to_contain_text("The model gave no usable answer. What had arrived is kept.")
     await expect(card).to_contain_text("req-1")
     await page.says(1, "Half an answer")
     await card.get_by_role("button", name="Try again").click()
