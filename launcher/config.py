@@ -43,6 +43,7 @@ REFUSED_FLAGS: dict[str, str] = {
     "--scheduling-policy": "set engine.scheduling_policy",
     "--shutdown-timeout": "set engine.shutdown_timeout",
     "--max-num-seqs": "set engine.max_num_seqs",
+    "--api-server-count": "set engine.api_servers",
     "--otlp-traces-endpoint": "set engine.otlp_traces_endpoint",
     "--enable-prompt-tokens-details": "it is always on: usage records need it",
     "--no-enable-prompt-tokens-details": "usage records need it",
@@ -83,6 +84,7 @@ class EngineSettings(BaseModel):
     )
     shutdown_timeout: int = Field(20, ge=0, description="Seconds running requests get to finish when it is stopped.")
     max_num_seqs: int | None = Field(None, ge=1, description="Requests in one batch; null leaves it to vLLM.")
+    api_servers: int = Field(1, ge=1, description="vLLM's HTTP processes, which turn tokens into text and JSON.")
     command: list[str] = Field(["vllm"], min_length=1, description="The vLLM program, perhaps of another environment.")
     extra_args: list[str] = Field([], description="Further `vllm serve` flags, passed through untouched.")
     env: dict[str, str] = Field({}, description="Further environment variables for the engine.")
@@ -197,6 +199,8 @@ def engine_argv(settings: EngineSettings, port: int) -> list[str]:
     ]
     if settings.max_num_seqs is not None:
         argv += ["--max-num-seqs", str(settings.max_num_seqs)]
+    if settings.api_servers > 1:
+        argv += ["--api-server-count", str(settings.api_servers)]
     if settings.otlp_traces_endpoint is not None:
         argv += ["--otlp-traces-endpoint", settings.otlp_traces_endpoint]
     if simulated:

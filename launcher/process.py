@@ -33,7 +33,7 @@ _FRESH_SECONDS = 5.0  # a new name that nobody of the engine uses yet may be cla
 _LOOK_AGAIN_SECONDS = 10.0  # later it is another's, most likely
 _TITLE = "VLLM::"  # vLLM titles its processes: VLLM::EngineCore, VLLM::Worker_TP0
 _RENDEZVOUS = re.compile(r"distributed_init_method=file://(\S*/vllm_dist_[0-9a-f]{32})\b")
-_ANNOUNCED = re.compile(r"\((EngineCore|Worker)\S* pid=(\d+)\)")  # and names them in front of their log lines
+_ANNOUNCED = re.compile(r"\((EngineCore|Worker|ApiServer)\S* pid=(\d+)\)")  # and names them in front of their log lines
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ def test_argv_of_other_settings():
         served_model_name="tiny",
         tensor_parallel_size=1,
         max_num_seqs=16,
+        api_servers=4,
         enable_prefix_caching=False,
         scheduling_policy="fcfs",
         extra_args=["--dtype", "bfloat16", "--chat-template", "/etc/template with space.jinja"],
@@ -35,7 +36,7 @@ def test_argv_of_other_settings():
     argv = engine_argv(settings, 18000)
     assert argv[:3] == ["/opt/vllm/bin/vllm", "serve", "/models/tiny"]
     assert argv[-4:] == settings.extra_args
-    assert argv[-6:-4] == ["--max-num-seqs", "16"]
+    assert argv[-8:-4] == ["--max-num-seqs", "16", "--api-server-count", "4"]
     assert "--no-enable-prefix-caching" in argv
     assert argv[argv.index("--scheduling-policy") + 1] == "fcfs"
 
