@@ -126,7 +126,7 @@ def main(folder: Path) -> None:
         parts += ["## Beside the article", "", article(found), ""]
     if "plain" in found:
         parts += ["## A, plain Transformers", "", table(found["plain"]["results"]), ""]
-    for name in ("streams", "workers"):
+    for name in ("usage", "streams", "arrivals", "workers"):
         if name in found:
             parts += [f"## {name.capitalize()}", "", table(found[name]["results"]), ""]
             parts += [table(found[name]["differences"], DIFFERENCES), ""]
@@ -137,6 +137,8 @@ def main(folder: Path) -> None:
         parts += ["## More streams", "", table(found["most"]["results"]), ""]
     if "fairness" in found:
         parts += ["## A user among 256 streams", "", fairness(found["fairness"]), ""]
+    if "cut" in found:
+        parts += ["## Cut off", "", "```", json.dumps(found["cut"]), "```", ""]
     if "reference" in found:
         parts += ["## `vllm bench serve` on the same server", "", table(found["reference"]["ours"]), ""]
         parts += ["```", found["reference"]["theirs"].strip(), "```", ""]

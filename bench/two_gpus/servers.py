@@ -1,0 +1,141 @@
+"""The servers that are compared: A plain Transformers, B vLLM, C the same vLLM behind Gatehouse with everything on.
+
+They run on when the program that started them ends, each in a folder below `--run`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import signal
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from host import Gatehouse, Server, Watch, alive, gpu_memory
+
+from gatehouse.bench.client import Target
+from gatehouse.bench.load import Generator, Load
+from gatehouse.bench.report import figures
+from gatehouse.bench.workload import Workload
+
+ENGINE_PORT, PLAIN_PORT, REDIS_PORT = 18000, 18001, 18002
+READY_SECONDS = 590.0
+PLAIN_SECONDS = 300.0
+WORKERS = (2, 4)
+UNLIMITED = dict.fromkeys(("requests_per_minute", "tokens_per_minute", "concurrent_requests"))
+_LAUNCHER = "serve"  # the folder of `gatehouse up`
+
+
+class Servers:
+    """Starts, finds and stops them; what `engine` overrides is the engine's configuration."""
+
+    def __init__(self, options: argparse.Namespace, generate: Generator) -> None:
+        self.run: Path = options.run
+        self.config: dict[str, Any] = yaml.safe_load(options.config.read_text())
+        self.config["engine"] |= json.loads(options.engine)
+        self.options, self.generate = options, generate
+        self.main = Gatehouse(Server(self.run / _LAUNCHER))
+        self.scale: int = options.scale
+        model = self.config["engine"].get("served_model_name", "gpt-oss-20b")
+        self.short = Workload(model, "completions", 128, max(256 // self.scale, 4))
+
+    def start(self) -> dict[str, Any]:
+        """Start what is not there yet. A goes first: vLLM measures the memory that is left, and it must not change."""
+        began = time.monotonic()
+        if not Server(self.run / "redis").processes:
+            argv = [*self.options.redis.split(), "--port", str(REDIS_PORT), "--bind", "127.0.0.1", "--save", ""]
+            Server.start(self.run / "redis", argv)
+        if self.options.plain and not Server(self.run / "plain").processes:
+            script = Path(__file__).with_name("transformers_server.py")
+            argv = [*self.options.plain.split(), str(script), self.config["engine"]["model"], "--port", str(PLAIN_PORT)]
+            Server.start(self.run / "plain", argv, **self.config["engine"].get("env", {}))
+            _until(lambda: _answers(f"http://127.0.0.1:{PLAIN_PORT}/health"), PLAIN_SECONDS, "A is loaded")
+        plain_seconds, plain_mib = time.monotonic() - began, gpu_memory()
+        if not self.main.server.processes:
+            more = {"redis": {"url": f"redis://127.0.0.1:{REDIS_PORT}/0"}, "plans": _plans()}
+            config = {**self.config, **more, "engine": {**self.config["engine"], "port": ENGINE_PORT}}
+            Gatehouse.start(self.main.server.folder, "up", config)
+        return {"plain_loaded_s": round(plain_seconds, 1), "plain_gpu_mib": plain_mib}
+
+    def ready(self) -> dict[str, Any]:
+        """Wait for the engine; then the first user, before anything else was asked."""
+        watch = Watch(self.main.state_dir)
+        born = self.main.server.processes[0].create_time() - time.time() + time.monotonic()
+        at = watch.until("ready", READY_SECONDS)
+        phases: dict[str, float] = {}
+        for when, status in watch.events:
+            phases.setdefault(f"{status['state']} {status.get('phase') or ''}".strip(), round(when - born, 1))
+        memory = gpu_memory()
+        first = {}
+        for streams in (1, 16, 256):
+            load = Load(max(streams // self.scale, 1), max(streams // self.scale, 1))
+            first[streams] = [figures([self.generate.run(self.c(), self.short, load)])["ttft_ms"] for _ in range(3)]
+        engine = next(p for p in self.main.server.processes if "serve" in p.cmdline())
+        model = self.config["engine"]["model"]
+        return {
+            "ready_s": round(at - born, 1),
+            "phases": phases,
+            "gpu_mib": memory,
+            # no secret and no path of this host
+            "argv": [
+                re.sub(r"(?<=--api-key=).*", "…", "MODEL" if word == model else word) for word in engine.cmdline()
+            ],
+            "first_users_ttft_ms": first,  # of so many at once: the first time, the second, the third
+        }
+
+    def gateways(self) -> None:
+        """Start gateways with more workers, before the same engine."""
+        engine = {"kind": "external", "url": self.b().url, "api_key_file": str(self.main.state_dir / "engine.key")}
+        shared = {name: value for name, value in self.config.items() if name not in {"engine", "gateway"}}
+        for workers in WORKERS:
+            folder = self.run / f"workers-{workers}"
+            if not Server(folder).processes:
+                config = {**shared, "engine": engine, "gateway": {"workers": workers}, "plans": _plans()}
+                redis = {"url": f"redis://127.0.0.1:{REDIS_PORT}/0", "namespace": f"workers{workers}"}
+                Gatehouse.start(folder, "gateway", {**config, "redis": redis}).listening()
+
+    def a(self) -> Target:
+        """Plain Transformers."""
+        return Target("A plain Transformers", f"http://127.0.0.1:{PLAIN_PORT}")
+
+    def b(self) -> Target:
+        """The engine alone."""
+        return self.main.engine("B vLLM")
+
+    def c(self, **who: str) -> Target:
+        """The engine behind the gateway."""
+        return self.main.target("C Gatehouse", **who)
+
+    def stop(self) -> dict[str, Any]:
+        """Stop everything, the engine first."""
+        began = time.monotonic()
+        tree = self.main.server.processes
+        left = self.main.server.stop(signal.SIGINT, 180)
+        seconds, memory = round(time.monotonic() - began, 1), gpu_memory()
+        for name in ("plain", *(f"workers-{workers}" for workers in WORKERS), "redis"):
+            left += Server(self.run / name).stop()
+        return {"seconds": seconds, "left": left + alive(tree), "gpu_mib_after_engine": memory, "gpu_mib": gpu_memory()}
+
+
+def _plans() -> dict[str, Any]:
+    return {"service": UNLIMITED, "member": UNLIMITED}
+
+
+def _answers(url: str) -> bool:
+    try:
+        return bool(urllib.request.urlopen(url, timeout=5).status == 200)
+    except OSError:
+        return False
+
+
+def _until(true: Callable[[], bool], seconds: float, what: str) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > end:
+            raise TimeoutError(f"not within {seconds} s: {what}")
+        time.sleep(0.2)
