@@ -89,13 +89,13 @@ class Scenarios(Servers):
         """What of the difference is the usage that the gateway asks for in every chunk."""
         running = replace(self.b(), name="B with running usage")
         asked = {running.name: replace(self.short, fields=RUNNING_USAGE)}
-        rows = self.beside([self.b(), running, self.c()], asked, self.load(256, 768), 4)
+        rows = self.beside([self.b(), running, self.c()], asked, self.load(256, 512), 4)
         return {"results": rows, "differences": [difference(rows[0], row) for row in rows[1:]]}
 
     def streams(self) -> dict[str, Any]:
         """Throughput and latency over the number of streams."""
         rows, differences = [], []
-        for streams, requests, rounds in ((1, 6, 3), (16, 96, 3), (63, 252, 4), (256, 768, 6), (512, 1024, 3)):
+        for streams, requests, rounds in ((1, 6, 3), (16, 96, 3), (63, 252, 3), (256, 768, 5), (512, 1024, 2)):
             load = self.load(streams, requests)
             for target in (self.b(), self.c()):
                 self.generate.run(target, self.short, replace(load, requests=load.concurrency))  # kernels are made here
@@ -106,7 +106,7 @@ class Scenarios(Servers):
 
     def arrivals(self) -> dict[str, Any]:
         """Requests that come one by one, as many users' do: a burst of 256 waits for its own prefill."""
-        found = self.beside([self.b(), self.c()], {}, self.load(256, 1000, self.options.rate), 3)
+        found = self.beside([self.b(), self.c()], {}, self.load(256, 800, self.options.rate), 2)
         return {"results": found, "differences": [difference(*found)]}
 
     def workers(self) -> dict[str, Any]:
@@ -114,7 +114,7 @@ class Scenarios(Servers):
         self.gateways()
         more = [Gatehouse(Server(self.run / f"workers-{each}")).target(f"C{each}") for each in WORKERS]
         self.beside(more, self.short, self.load(16, 32), 1)
-        rows = self.beside([self.b(), self.c(), *more], self.short, self.load(256, 768), 3)
+        rows = self.beside([self.b(), self.c(), *more], self.short, self.load(256, 768), 2)
         return {"results": rows, "differences": [difference(rows[0], row) for row in rows[1:]]}
 
     def shapes(self) -> dict[str, Any]:
