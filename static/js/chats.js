@@ -1,9 +1,11 @@
 // The user's chats: the list as the server has it, what of them is open here, and what changes elsewhere.
 import { batch, computed, signal } from "../vendor/core.js";
+import { outbox } from "./drafts.js";
 import { onNews } from "./link.js";
 import { Conversation, watchRuns } from "./conversation.js";
-import { get, patch, randomId, remove, user } from "./session.js";
+import { get, patch, post, randomId, remove, user } from "./session.js";
 
+const BEGUN = "gatehouse.begun.";
 const PAGE = 50;
 const REFRESH_MS = 1000;
 const MOST_OPEN = 12; // conversations kept in memory; an older one is read again when it is opened again
@@ -84,7 +86,35 @@ function adopt(conversation, id) {
   open.delete(conversation.key);
   conversation.key = id;
   conversations.value = open.set(id, conversation);
-  if (conversation === current.peek()) history.replaceState(null, "", addressOf(id));
+  if (conversation !== current.peek()) return;
+  history.replaceState(null, "", addressOf(id));
+  rememberBegun();
+}
+
+/**
+ * The chat on screen was begun in this tab. A page that is being left still gets answers, but its address is no longer
+ * heard: sessionStorage, which is this tab's and is written at once, tells the page that comes after it.
+ */
+export function rememberBegun() {
+  try {
+    sessionStorage.setItem(BEGUN + user.peek().name, current.peek().key);
+  } catch (error) {
+    console.warn("a reload before the chat has its address will not find it", error);
+  }
+}
+
+/** Show the chat that the page before this one had just begun. */
+async function resume(key) {
+  const isUnmade = key.startsWith("new-");
+  if (isUnmade && outbox.peek().some((item) => item.key === key)) {
+    current.value = keep(new Conversation(key)); // it is sent from here
+    return;
+  }
+  const blank = current.peek();
+  const id = isUnmade ? (await (await post("/api/chats", { client_id: key })).json()).id : key;
+  if (current.peek() !== blank) return;
+  history.replaceState(null, "", addressOf(id));
+  await open(id, { push: false });
 }
 
 /** The open conversation with this key, read from the server if need be. Throws ApiError. */
@@ -124,7 +154,9 @@ function closeOldest() {
 
 export function startNew({ push = true } = {}) {
   if (push && location.hash !== "") history.pushState(null, "", location.pathname);
-  if (current.peek().id !== null || current.peek().nodes.peek().size > 0) current.value = newConversation();
+  if (current.peek().id === null && current.peek().nodes.peek().size === 0) return;
+  current.value = newConversation();
+  sessionStorage.removeItem(BEGUN + user.peek()?.name);
 }
 
 /** Read what is new in a conversation. Its state says what came of it. */
@@ -174,8 +206,12 @@ export function openChats(name) {
   });
   if (name === null) return;
   loadChats();
-  followAddress();
+  const begun = location.hash === "" && isReload() ? sessionStorage.getItem(BEGUN + name) : null;
+  if (begun === null) followAddress();
+  else resume(begun).catch(() => {}); // the list has it
 }
+
+const isReload = () => performance.getEntriesByType("navigation")[0]?.type === "reload";
 
 export function watchChats() {
   let greeted = false;

@@ -12,15 +12,27 @@ import { randomId } from "./session.js";
 const PREFIX = "gatehouse.outbox.";
 const DRAFTS = "gatehouse.draft.";
 
-/** Messages to be sent, the oldest first: {id, key, at, parent, content, params, fit, error}; see sending.js. */
+/** Messages to be sent, the oldest first: {id, key, at, parent, after, content, params, fit, error}; see sending.js. */
 export const outbox = signal([]);
 let owner = null;
 
-/** Take over what `user` (a name) left; what somebody else left in this browser is deleted. Null deletes everything. */
+/**
+ * Take over what `user` (a name) left; what somebody else left in this browser is deleted. Null, who is not signed in or
+ * whose gateway does not answer now, finds everything again later. The page before this one may have been left while it
+ * edited a message, or by that have lost the answer to one: both are due.
+ */
 export function openOutbox(user) {
   owner = user;
-  for (const key of keys(PREFIX, DRAFTS)) if (user === null || !key.includes(`.${user}/`)) localStorage.removeItem(key);
+  for (const key of keys(PREFIX, DRAFTS)) if (user !== null && !key.includes(`.${user}/`)) localStorage.removeItem(key);
   read();
+  batch(() => {
+    for (const item of outbox.peek()) put({ ...item, waits: undefined, notBefore: undefined, paused: undefined });
+  });
+}
+
+/** Who signs out leaves nothing here. */
+export function forgetAll() {
+  for (const key of keys(PREFIX, DRAFTS)) localStorage.removeItem(key);
 }
 
 export const itemsOf = (key) => outbox.value.filter((item) => item.key === key);

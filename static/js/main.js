@@ -4,7 +4,7 @@ import { current, openChats, startNew, watchChats } from "./chats.js";
 import { watchEngine } from "./engine.js";
 import { watchLanguage } from "./i18n.js";
 import { connect, disconnect } from "./link.js";
-import { openOutbox } from "./drafts.js";
+import { forgetAll, openOutbox } from "./drafts.js";
 import { watchSending } from "./sending.js";
 import { checkSession, expired, user } from "./session.js";
 import { config, loadConfig, settings } from "./settings.js";
@@ -48,6 +48,7 @@ let signedIn;
 effect(() => {
   const name = user.value?.name ?? null;
   if (name === signedIn) return;
+  if (name === null && signedIn !== undefined) forgetAll();
   signedIn = name;
   openOutbox(name);
   openChats(name);

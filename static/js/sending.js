@@ -1,6 +1,6 @@
 // Sending: takes messages from the outbox, one at a time for each chat, and turns what comes back into messages.
 import { batch, effect, signal } from "../vendor/core.js";
-import { conversations, current, find, takeChat } from "./chats.js";
+import { conversations, current, find, rememberBegun, takeChat } from "./chats.js";
 import { compose, discard, loadDraft, newItem, outbox, put, rename, saveDraft, split } from "./drafts.js";
 import { askSoon } from "./engine.js";
 import { line } from "./link.js";
@@ -22,6 +22,7 @@ export const draft = signal({ text: "", files: [] });
 export function ask(content) {
   const conversation = current.peek();
   put(newItem(conversation.key, { content, params: runParams(conversation.params.peek()) }));
+  if (conversation.id === null) rememberBegun();
   pump();
 }
 
@@ -70,7 +71,8 @@ async function send(item) {
   mark(item.id, true);
   try {
     const conversation = await find(item.key);
-    if (conversation.running.peek() && item.parent === undefined) return;
+    // what runs may be the answer to this very message, whose sending a reload has cut off: asked for again, it says so
+    if (conversation.running.peek() && item.parent === undefined && item.after === undefined) return;
     await deliver(item, conversation);
   } catch (error) {
     refuse(item, error);
@@ -87,8 +89,10 @@ async function deliver(item, conversation) {
     rename(item.key, chat.id);
     takeChat(chat, conversation);
   }
-  const { content, params: chosen, fit } = item;
-  const body = { parent: item.parent === undefined ? conversation.leaf.peek() : item.parent, params: chosen, client_id: item.id };
+  const { content, params: chosen, fit, parent = item.after === undefined ? conversation.leaf.peek() : item.after } = item;
+  const waiting = outbox.peek().find(({ id }) => id === item.id);
+  if (waiting && item.parent === undefined) put({ ...waiting, after: parent });
+  const body = { parent, params: chosen, client_id: item.id };
   if (content !== undefined) body.content = content;
   if (fit) body.fit = true;
   const response = await post(`/api/chats/${conversation.id}/runs`, body);
@@ -104,7 +108,8 @@ async function deliver(item, conversation) {
 
 /** The server said no, or nothing at all: wait, ask the user, or put the text back where it was written. */
 function refuse(sent, error) {
-  const item = outbox.peek().find(({ id }) => id === sent.id) ?? sent; // its chat may have been made in the meantime
+  const known = outbox.peek().find(({ id }) => id === sent.id) ?? sent; // its chat may have been made in the meantime
+  const item = error.status === 0 ? known : { ...known, after: undefined };
   if (error.status === 401) return expire();
   if (error.status === 429 && (error.retryAfterMs !== null || error.code === "insufficient_quota")) return holdBack(item, error);
   if (error.status === 0 || WAITS.has(error.code)) {

@@ -173,7 +173,10 @@ export function Unsent({ conversation }) {
 /** The next messages of this chat, each sent when the answer before it is there. */
 export function Waiting({ conversation }) {
   const [first, ...rest] = itemsOf(conversation.key);
-  const shown = first === undefined ? [] : isInThread(first) && !(conversation.running.value && !first.error) ? rest : [first, ...rest];
+  if (first === undefined) return null;
+  // while an answer runs, the message on its way is perhaps the one that is answered: a reload cut off that it was taken
+  const isElsewhere = sending.value.has(first.id) || (isInThread(first) && (first.error || !conversation.running.value));
+  const shown = isElsewhere ? rest : [first, ...rest];
   if (shown.length === 0) return null;
   return html`
     <section class="waiting" aria-label=${t("waiting")}>
