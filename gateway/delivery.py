@@ -65,13 +65,14 @@ class Delivery:
 
     def __init__(self, request: web.Request, exchange: Exchange, api: Api) -> None:
         self._request = request
+        self._transport = request.transport
         self._exchange = exchange
         self._api = api
         self.response: Answer | None = None
 
     def offer(self, data: bytes, fields: CIMultiDict[str]) -> bool:
         """Send bytes if the client keeps up; False, and nothing is sent, if it does not, or is gone."""
-        transport = self._request.transport
+        transport = self._transport
         if transport is None or transport.is_closing() or transport.get_write_buffer_size() > BEHIND_BYTES:
             return False
         transport.write(self._framed(data, fields))

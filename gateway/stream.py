@@ -34,6 +34,7 @@ class Stream:
     exchange: Exchange
     fields: CIMultiDict[str]  # headers of the answer
     next_token_seconds: float
+    flows: bool = False  # the first output has passed
     error: GatewayError | None = None
     pending: bytes = b""  # events before the first output: a successor of the engine would send them again
     kept_back: bytes = b""
@@ -73,18 +74,25 @@ class Stream:
         return out
 
     def _send(self, out: bytes) -> None:
+        if not self.flows:
+            out = self._before_first_output(out)
+        if not out:
+            return
+        if self.exchange.bodies is not None:
+            self.exchange.bodies.streamed(out)
+        if self.kept_back or not self.delivery.offer(out, self.fields):
+            self.kept_back += out
+
+    def _before_first_output(self, out: bytes) -> bytes:
+        """What of this may go out already: all that has come, if this has the first output."""
         if self.meter.started:
-            if self.exchange.first_token_at is None:
-                self.exchange.first_token_at = time.monotonic()
-            self.connection.expect_by(self.next_token_seconds)
-            if self.pending:
-                self.pending, out = b"", self.pending + out
+            self.flows = True
+            self.exchange.first_token_at = time.monotonic()
+            self.connection.expect_each_within(self.next_token_seconds)
+            self.pending, out = b"", self.pending + out
         elif not out.startswith(b":"):  # a comment keeps the client's connection alive while it is queued
             self.pending, out = self.pending + out, b""
-        if out and self.exchange.bodies is not None:
-            self.exchange.bodies.streamed(out)
-        if out and (self.kept_back or not self.delivery.offer(out, self.fields)):
-            self.kept_back += out
+        return out
 
 
 def broken_off(message: str = "The engine's answer broke off.") -> EngineError:

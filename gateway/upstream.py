@@ -52,6 +52,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._sink: Callable[[bytes], bool] | None = None
+        self._patience: float | None = None  # seconds between two pieces of the body
         self._failure: Exception | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
@@ -61,12 +62,13 @@ class Connection(asyncio.Protocol):
         self._start_message()
 
     def _start_message(self) -> None:
-        self._parser = httptools.HttpResponseParser(self)
         self._headers: Headers = []
         self._header_bytes = 0
         self._head: Head | None = None
         self._body: list[bytes] = []
-        self._unread = 0
+        self.on_body = self._body.append  # called by the parser, with body bytes free of the chunked coding
+        self._parser = httptools.HttpResponseParser(self)
+        self._patience = None
         self._complete = False
         self._until_close = False
         self._keep_alive = False
@@ -81,6 +83,11 @@ class Connection(asyncio.Protocol):
             raise self._failure or UpstreamClosed("the engine closed the connection")
         self._busy = True
         self._transport.writelines((head, body))
+
+    def expect_each_within(self, seconds: float) -> None:
+        """From now on, expect each piece of the body no later than so long after the one before."""
+        self._patience = seconds
+        self.expect_by(seconds)
 
     def expect_by(self, seconds: float) -> None:
         """Set the deadline of whatever is awaited next. Cheap: a timer that fires earlier is left to look again."""
@@ -163,7 +170,8 @@ class Connection(asyncio.Protocol):
     def _take(self) -> bytes:
         data = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         self._body.clear()
-        self._unread = 0
+        if self._patience is not None:
+            self._deadline = self._loop.time() + self._patience
         if self._paused and self._transport is not None:
             self._paused = False
             self._transport.resume_reading()
@@ -254,7 +262,7 @@ class Connection(asyncio.Protocol):
             if not self._refused and not self._complete and self._failure is None:
                 return
             self._sink = None  # what comes before the task runs waits for it
-        if self._unread > HIGH_WATER and not self._paused and self._transport is not None:
+        if not self._paused and sum(map(len, self._body)) > HIGH_WATER and self._transport is not None:
             self._paused = True
             self._transport.pause_reading()
         self._wake()
@@ -298,11 +306,6 @@ class Connection(asyncio.Protocol):
         names = {name.lower() for name, _ in self._headers}
         self._until_close = not ({"content-length", "transfer-encoding"} & names or status in {204, 304})
         self._head = Head(status, self._headers)
-
-    def on_body(self, body: bytes) -> None:
-        """Collect body bytes, free of the chunked coding."""
-        self._body.append(body)
-        self._unread += len(body)
 
     def on_message_complete(self) -> None:
         """The answer is whole (an interim one only makes room for the real one)."""

@@ -14,11 +14,15 @@ from gateway.context import Usage
 from gateway.usage import StreamMeter
 
 _USAGE = re.compile(rb',"usage":(\{[^{}]*+(?:\{[^{}]*+\}[^{}]*+)*+\})')  # possessive: three times as fast
+_USAGE_FIELD = b',"usage":{'
+_USAGE_AT_END = re.compile(_USAGE.pattern.replace(rb"[^{}]", rb"[^{}\n]") + rb"\}\n\n")
 _EVENT_ENDS = re.compile(rb"(?<=\n\n)|(?<=\r\n\r\n)")
 _ERROR = b'data: {"error"'
 _USAGE_ONLY = b'"choices":[]'
 _ABORTED = b'"finish_reason":"abort"'
 _TERMINAL = b'"finish_reason":"'  # a chunk that ends its choice; in all others it is null
+_GOES_ON = b'"finish_reason":null'
+_CHUNK = b'data: {"id":'  # an error has no id
 _FINGERPRINT = re.compile(rb',"system_fingerprint":"[^"]*"')
 _DONE = re.compile(rb"(?:^|(?<=\n))data: \[DONE\]")  # at the start of a line: a text may contain it, but no line feed
 
@@ -122,6 +126,9 @@ class OpenAIMeter(StreamMeter):
         return self.finished or prompts == 1 or len({i // self._choices_per_prompt for i in self._by_choice}) == prompts
 
     def _events(self, events: bytes) -> bytes:
+        if self.started and self._choices == 1 and (usage := _usage_of_mere_output(events)):
+            self._last_usage = usage[1]
+            return events if self._show_running_usage else events[: usage.start()] + b"}\n\n"
         if _ERROR in events:
             events = self._cut_at_error(events)
         if not self.started and b"data: {" in events:
@@ -220,6 +227,17 @@ class OpenAIMeter(StreamMeter):
             prompt_tokens=sum(prompts.values()),
             completion_tokens=sum(usage.completion_tokens or 0 for usage in self._by_choice.values()),
         )
+
+
+def _usage_of_mere_output(events: bytes) -> re.Match[bytes] | None:
+    """Find the usage at the end of a single chunk that ends nothing; None for whatever else came, or came with it.
+
+    Nearly all chunks are such. To search them for what others may hold would take most of the time that they take.
+    """
+    at = events.find(_USAGE_FIELD)
+    if at < 0 or not events.startswith(_CHUNK) or events.rfind(_GOES_ON, 0, at) < 0 or events.find(b"\n", 0, at) >= 0:
+        return None
+    return _USAGE_AT_END.fullmatch(events, at)
 
 
 def _stamped(event: bytes, fingerprint: bytes) -> bytes:

@@ -39,12 +39,15 @@ def event(payload: dict[str, Any]) -> bytes:
     return f"event: {payload['type']}\n".encode() + frame(payload)
 
 
-def chunk(index: int, content: str, usage: dict[str, Any] | None, finish: str | None = None) -> bytes:
+def chunk(
+    index: int, content: str, usage: dict[str, Any] | None, finish: str | None = None, *, first: bool = False
+) -> bytes:
     payload: dict[str, Any] = {"id": "chatcmpl-1", "choices": [{"index": index, "delta": {"content": content}}]}
     payload["choices"][0]["finish_reason"] = finish
     if usage is not None:
         payload["usage"] = usage
-    payload["prompt_token_ids"] = None
+    if first:
+        payload["prompt_token_ids"] = None
     return frame(payload)
 
 
@@ -74,7 +77,9 @@ def chat_stream(
     for i, content in enumerate(contents):
         index = i % choices
         counts[index] += 1
-        out.append(chunk(index, content, usage_of(7, counts[index]) if running else None))
+        details = {"completion_tokens_details": [None, {"reasoning_tokens": 0}][i % 2]}
+        usage = usage_of(7, counts[index], **details) if running else None
+        out.append(chunk(index, content, usage, first=i < choices))
     if end:
         out += [last_chunk(index, count, running=running, fingerprint=not final) for index, count in enumerate(counts)]
     if final:
@@ -117,6 +122,34 @@ def test_a_client_gets_exactly_the_stream_it_would_have_got_without_the_gateways
     assert metered.exact
     assert metered.error is None
     assert metered.usage == Usage(7, len(contents), 4, 2)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        b'data: {"id":"1","choices":[{"finish_reason":null}],"usage":{"completion_tokens":2}}',
+        b'data: {"id":"1","choices":[{"finish_reason":null}],"usage":{"completion_tokens":2,"d":{"a":1}}}',
+        b'data: {"id":"1","choices":[{"finish_reason":null}],"usage":{"completion_tokens":2},"x":{"a":1}}',
+        b'data: {"id":"1","choices":[{"finish_reason":null}],"x":{"a":1,"usage":{"completion_tokens":2}}}',
+        b'data: {"id":"1","choices":[{"finish_reason":null}],"usage":{"completion_tokens":1},"usage":{"completion_tokens":2}}',
+        b'data: {"id":"1","choices":[{"finish_reason":null}],"usage":null}',
+        b'data: {"id":"1","choices":[{"finish_reason":"stop"}],"usage":{"completion_tokens":2}}',
+        b'data: {"id":"1","choices":[],"usage":{"completion_tokens":2}}',
+        b'data: {"id":"1","choices":[{"finish_reason":null}],"usage":{"completion_tokens":2}}\ndata: [DONE]',
+        b'data: {"error":{"message":"x"},"id":"1","finish_reason":null,"usage":{"completion_tokens":2}}',
+        b': {"id":"1","choices":[{"finish_reason":null}],"usage":{"completion_tokens":2}}',
+    ],
+)
+@pytest.mark.parametrize("shown", [(False, False), (True, False), (True, True)])
+def test_an_event_is_read_alone_as_it_is_in_company(event: bytes, shown: tuple[bool, bool]) -> None:
+    """Whatever its form: a chunk of the usual one is searched for less than others, with the same result."""
+    comment = b": alive\n\n"
+    alone, together = meter(*shown), meter(*shown)
+    for each in (alone, together):
+        each.feed(chunk(0, "a", usage_of(7, 1)))
+    got = comment + alone.feed(event + b"\n\n") + alone.end()
+    assert got == together.feed(comment + event + b"\n\n") + together.end()
+    assert (alone.usage, alone.error, alone.finished) == (together.usage, together.error, together.finished)
 
 
 @given(st.lists(text, min_size=1, max_size=8), cuts, st.integers(1, 3))
