@@ -38,7 +38,7 @@ def main() -> None:
             name: gatehouse(name, without=gone) for name, gone in report.BUDGET.items()
         }
     machine = host.describe()
-    found = measure(peers, chosen.measures, passes=chosen.passes, seconds=chosen.seconds)
+    found = report.with_added(measure(peers, chosen.measures, passes=chosen.passes, seconds=chosen.seconds))
     print(report.table(found))
     if chosen.budget:
         print("\n" + report.budget(found))

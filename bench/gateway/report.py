@@ -17,6 +17,8 @@ Lines = Mapping[str, Sequence[tuple[float, float]]]  # label → points
 
 LEAST = {"cpu_us", "kb_each"}  # other work and earlier passes only add to these
 NOT_DRAWN = {"redis", "failed", "lost", "never"}
+WAITS = {"latency", "first_chunk"}  # measures of how long a client waits: what counts is what a peer adds to it
+NOBODY = "direct"
 FULL, BARE = "gatehouse", "gatehouse, none of these"
 BUDGET: dict[str, tuple[str, ...]] = {
     FULL: (),
@@ -33,6 +35,20 @@ def typical(figure: str, values: list[float | None]) -> float | None:
     """The median of what was measured; of CPU time and memory the least."""
     known = [value for value in values if value is not None]
     return (min if figure in LEAST else statistics.median)(known) if known else None
+
+
+def with_added(found: Results) -> Results:
+    """The same, and for each wait what it is longer than without anybody between, pass by pass."""
+    more: Results = {}
+    for measure, peers in found.items():
+        more[measure] = {name: dict(figures) for name, figures in peers.items()}
+        if measure not in WAITS or NOBODY not in peers:
+            continue
+        for name, figures in more[measure].items():
+            for point in ("p50_ms", "p99_ms"):
+                pairs = zip(peers[name][point], peers[NOBODY][point], strict=True)
+                figures[f"added_{point}"] = [None if a is None or b is None else a - b for a, b in pairs]
+    return more
 
 
 def table(found: Results) -> str:
