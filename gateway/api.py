@@ -14,7 +14,7 @@ from gateway.admission import Admission
 from gateway.auth.authenticate import Authenticator, require_scope
 from gateway.bodies import Bodies
 from gateway.cache_salts import CacheSalts
-from gateway.config import Config
+from gateway.config import Config, GatewaySettings
 from gateway.context import EXCHANGE, Api, Exchange, Principal, Via
 from gateway.engine import Engine
 from gateway.errors import NotFound, RequestTimeout, TooLarge, TooManyRequests, Unavailable, UnsupportedMedia
@@ -24,6 +24,7 @@ from gateway.logs.redaction import MARGIN
 from gateway.owners import Owners
 from gateway.relay import Relay
 from gateway.routes import ENGINE_ROUTES, Route
+from gateway.section import plain
 from gateway.shape import NOTHING, Shaped, shape
 
 RESPONSE_ID = re.compile(r"resp_[A-Za-z0-9_-]{1,128}", re.ASCII)
@@ -44,7 +45,9 @@ class EngineApi:
         salts: CacheSalts,
         owners: Owners,
     ) -> None:
-        self._config = config
+        self._settings = plain(config.gateway)
+        self._engine_model, self._max_model_len = config.engine.model, config.engine.max_model_len
+        self._kept_bodies = config.logging.bodies.max_bytes + MARGIN if config.logging.bodies.enabled else None
         self._salts = salts
         self._authenticator = authenticator
         self._limits = limits
@@ -70,7 +73,7 @@ class EngineApi:
         exchange = request[EXCHANGE]
         principal = await self.caller(request, exchange)
         # no name for the body as it came: a stream would keep it to its end
-        shaped, encoded = await self.admit(exchange, principal, route, await read_json_body(request, self._config))
+        shaped, encoded = await self.admit(exchange, principal, route, await read_json_body(request, self._settings))
         response = await self._relay.relay(request, exchange, route, shaped, encoded)
         if exchange.response_id is not None:
             await self._owners.note(exchange.response_id, principal.subject)
@@ -82,14 +85,14 @@ class EngineApi:
         From here on the exchange holds a reservation and a place in the waiting line, until it is settled.
         """
         exchange.bytes_in = len(body)
-        if (keep := self._config.logging.bodies).enabled:
-            exchange.bodies = Bodies(body, keep.max_bytes + MARGIN)
+        if self._kept_bodies is not None:
+            exchange.bodies = Bodies(body, self._kept_bodies)
         shaped = shape(
             route,
             body,
-            settings=self._config.gateway,
-            model=self._config.engine.model,
-            max_model_len=self._config.engine.max_model_len,
+            settings=self._settings,
+            model=self._engine_model,
+            max_model_len=self._max_model_len,
             plan_max_tokens=self._limits.plans.max_tokens(principal),
             plan_default_tokens=self._limits.plans.default_max_tokens(principal),
             cache_salt=self._salts.of(principal),
@@ -114,7 +117,8 @@ class EngineApi:
                 code="shutting_down",
                 headers={"Retry-After": "1", "Connection": "close"},
             )
-        principal = exchange.principal = await self._authenticator.authenticate(request)
+        known = self._authenticator.by_token(request)
+        principal = exchange.principal = known or await self._authenticator.authenticate(request)
         exchange.authenticated_at = time.monotonic()
         require_scope(principal, "chat" if principal.via is Via.SESSION else "api")
         return principal
@@ -143,8 +147,8 @@ class EngineApi:
         return verdict.running
 
     def _check_model(self, principal: Principal, model: str) -> None:
-        if model != self._config.engine.model or not may_use(principal, model):
-            offered = self._config.engine.model if may_use(principal, self._config.engine.model) else "none"
+        if model != self._engine_model or not may_use(principal, model):
+            offered = self._engine_model if may_use(principal, self._engine_model) else "none"
             raise NotFound(
                 f"The model `{model[:200]}` does not exist or is not yours to use. Models you may use: {offered}.",
                 code="model_not_found",
@@ -154,8 +158,8 @@ class EngineApi:
     async def models(self, request: web.Request) -> web.Response:
         """`GET /v1/models`: those that the caller may use."""
         principal = await self.caller(request, request[EXCHANGE])
-        model = self._config.engine.model
-        names = (model, *self._config.gateway.model_aliases)
+        model = self._engine_model
+        names = (model, *self._settings.model_aliases)
         listed = [self._model_card(name) for name in names] if may_use(principal, model) else []
         return _json({"object": "list", "data": listed})
 
@@ -163,19 +167,18 @@ class EngineApi:
         """`GET /v1/models/{id}`: one of them."""
         principal = await self.caller(request, request[EXCHANGE])
         name = request.match_info["id"]
-        is_alias = name in self._config.gateway.model_aliases
-        self._check_model(principal, self._config.engine.model if is_alias else name)
+        is_alias = name in self._settings.model_aliases
+        self._check_model(principal, self._engine_model if is_alias else name)
         return _json(self._model_card(name))
 
     def _model_card(self, name: str) -> dict[str, object]:
-        engine = self._config.engine
         return {
             "id": name,
             "object": "model",
-            "root": engine.model,  # what an alias stands for
+            "root": self._engine_model,  # what an alias stands for
             "created": int(self._engine.ready_since),
             "owned_by": "gatehouse",
-            "max_model_len": engine.max_model_len,
+            "max_model_len": self._max_model_len,
         }
 
     async def stored_response(self, request: web.Request) -> web.StreamResponse:
@@ -200,9 +203,8 @@ def may_use(principal: Principal, model: str) -> bool:
     return not principal.models or any(fnmatchcase(model, pattern) for pattern in principal.models)
 
 
-async def read_json_body(request: web.Request, config: Config) -> bytes:
+async def read_json_body(request: web.Request, settings: GatewaySettings) -> bytes:
     """Return the body of a JSON request, bounded in size and time."""
-    settings = config.gateway
     limit = settings.max_body_bytes
     if request.headers.get("Content-Type") != "application/json" != request.content_type:
         raise UnsupportedMedia("The body must be JSON: send Content-Type: application/json.")

@@ -43,6 +43,8 @@ class Engine:
 
     def __init__(self, config: Config) -> None:
         self._config = config.engine
+        # the internal key that the engine asks for
+        self.api_key = config.engine.api_key.get_secret_value() if config.engine.api_key else None
         self._pool = Pool(keep_alive=config.engine.keep_alive_seconds, connect_timeout=config.gateway.connect_seconds)
         self.status: dict[str, Any] = {"state": "unknown", "phase": None, "percent": None, "reason": None}
         self._url: str | None = None
@@ -68,11 +70,6 @@ class Engine:
     def url(self) -> str | None:
         """Base URL; None until the launcher has told it."""
         return self._url
-
-    @property
-    def api_key(self) -> str | None:
-        """The internal key that the engine asks for."""
-        return self._config.api_key.get_secret_value() if self._config.api_key else None
 
     @property
     def state(self) -> str:
@@ -108,8 +105,12 @@ class Engine:
         """Close the idle connections: one of them was found closed by the engine."""
         self._pool.drop_idle()
 
+    def idle_connection(self) -> Connection | None:
+        """Return a connection that is there; None: there is none to be had without waiting."""
+        return self._pool.idle(*self._address) if self._url is not None else None
+
     async def connect(self) -> Connection:
-        """Return a connection. Raises UpstreamClosed or UpstreamTimeout."""
+        """Return a connection, a new one if need be. Raises UpstreamClosed or UpstreamTimeout."""
         return await self._pool.connect(*self._there())
 
     def _there(self) -> tuple[str, int]:

@@ -32,32 +32,49 @@ IMAGE_TOKENS = 1024
 def estimate_prompt_tokens(text_bytes: bytes) -> int:
     """Tokens of a JSON text (a request's body, or its `messages`, `prompt` or `input`); base64 counts as one image."""
     images = 0
-    sample = _sample(text_bytes)
-    if len(text_bytes) > _SLICE_BYTES and any(map(_is_base64, sample)):
+    if _holds_base64(text_bytes):
         text_bytes, images = _BASE64_STRING.subn(b'""', text_bytes)
-        sample = _sample(text_bytes)
-    text = b"".join(sample)
+    text = text_bytes if len(text_bytes) <= _SAMPLE_BYTES else b"".join(_sample(text_bytes))
     scale = len(text_bytes) / max(1, len(text))
-    if text.isascii() and b"\\u" in text:  # JSON with \uXXXX escapes: weigh what they stand for
+    is_ascii = text.isascii()
+    if is_ascii and b"\\u" in text:  # JSON with \uXXXX escapes: weigh what they stand for
         text = text.decode("raw_unicode_escape", "replace").encode("utf-8", "surrogatepass")
-    return round(_weigh(text) * scale) + images * IMAGE_TOKENS
+        is_ascii = False
+    return round(_weigh(text, is_ascii=is_ascii) * scale) + images * IMAGE_TOKENS
 
 
 def _sample(text: bytes) -> list[bytes]:
-    """The whole text in slices, or so many of them, evenly spread, as make up the sample."""
+    """Slices of a long text, evenly spread, that make up the sample."""
+    return [text[at : at + _SLICE_BYTES] for at in _slices(text)]
+
+
+def _slices(text: bytes) -> range:
+    """Where the slices of a text begin: of a short one all of them, of a long one so many as make up the sample."""
+    if len(text) <= _SAMPLE_BYTES:
+        return range(0, len(text), _SLICE_BYTES)
     count = _SAMPLE_BYTES // _SLICE_BYTES
-    step = _SLICE_BYTES if len(text) <= _SAMPLE_BYTES else (len(text) - _SLICE_BYTES) // (count - 1)
-    return [text[at : at + _SLICE_BYTES] for at in range(0, len(text), step)][:count]
+    step = (len(text) - _SLICE_BYTES) // (count - 1)
+    return range(0, step * count, step)
+
+
+def _holds_base64(text: bytes) -> bool:
+    """Whether a slice of it is nothing but base64; most others are known by their first space."""
+    if len(text) <= _SLICE_BYTES:
+        return False
+    for at in _slices(text):
+        if text.find(b" ", at, at + _SLICE_BYTES) < 0 and _is_base64(text[at : at + _SLICE_BYTES]):
+            return True
+    return False
 
 
 def _is_base64(part: bytes) -> bool:
-    return b" " not in part and not part.replace(_ESCAPED_SLASH, b"").strip(b"\\").translate(None, _BASE64)
+    return not part.replace(_ESCAPED_SLASH, b"").strip(b"\\").translate(None, _BASE64)
 
 
-def _weigh(text: bytes) -> float:
+def _weigh(text: bytes, *, is_ascii: bool) -> float:
     kinds = text.translate(_KINDS)
     digits, spaces, punctuation = kinds.count(b"0"), kinds.count(b" "), kinds.count(b".")
-    above_ascii = kinds.count(b"\xff")
+    above_ascii = 0 if is_ascii else kinds.count(b"\xff")
     letters = len(text) - digits - spaces - punctuation - above_ascii
     return (
         _LETTER * letters

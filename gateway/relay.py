@@ -29,6 +29,7 @@ from gateway.engine import DYING, Engine
 from gateway.errors import EngineError, EngineTimeout, GatewayError, Unavailable, error_body
 from gateway.headers import answer_headers, request_head
 from gateway.routes import Route
+from gateway.section import plain
 from gateway.shape import Shaped
 from gateway.stream import EngineLost, Stream, broken_off, meter_of
 from gateway.upstream import Connection, StaleConnection, UpstreamClosed, UpstreamTimeout
@@ -45,7 +46,7 @@ class Relay:
 
     def __init__(self, engine: Engine, settings: GatewaySettings) -> None:
         self._engine = engine
-        self._settings = settings
+        self._settings = plain(settings)
 
     def relay(
         self,
@@ -127,7 +128,7 @@ class _Passage(msgspec.Struct):
             if not self.engine.ready and not await self.engine.wait_ready(max(0.0, held_until - time.monotonic())):
                 raise self._unavailable()
             try:
-                connection = await self.engine.connect()
+                connection = self.engine.idle_connection() or await self.engine.connect()
             except (UpstreamClosed, UpstreamTimeout) as error:
                 if time.monotonic() >= held_until:
                     raise self._unavailable() from error

@@ -122,11 +122,13 @@ class Connection(asyncio.Protocol):
         self.expect_by(seconds)
         try:
             self.send(head, body)
-            return await self.head()
+            while (answer := self._head) is None:
+                await self._wait()
         except UpstreamClosed as error:
             if self.idle_since:
                 raise StaleConnection(str(error)) from error
             raise
+        return answer
 
     async def head(self) -> Head:
         """Wait for status and headers."""
@@ -144,9 +146,11 @@ class Connection(asyncio.Protocol):
 
     async def read_all(self) -> bytes:
         """Return the rest of the body, waiting for its end."""
-        parts = []
-        while data := await self.read():
-            parts.append(data)
+        parts = [self._take()] if self._body else []
+        while not self._complete:
+            await self._wait()
+            if self._body:
+                parts.append(self._take())
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def pump(self, sink: Callable[[bytes], bool]) -> None:
@@ -327,8 +331,8 @@ class Pool:
         self._address: tuple[str, int] | None = None
         self._closed = False
 
-    async def connect(self, host: str, port: int) -> Connection:
-        """Return a connection to the engine, idle or new. Raises UpstreamClosed, or UpstreamTimeout."""
+    def idle(self, host: str, port: int) -> Connection | None:
+        """Return the connection to the engine that has been idle for the shortest time; None: there is none."""
         if self._address != (host, port):
             self.drop_idle()
             self._address = (host, port)
@@ -338,7 +342,11 @@ class Pool:
             if connection.usable and connection.idle_since >= oldest:
                 return connection
             connection.abort()
-        return await self.dial(host, port)
+        return None
+
+    async def connect(self, host: str, port: int) -> Connection:
+        """Return a connection to the engine, idle or new. Raises UpstreamClosed, or UpstreamTimeout."""
+        return self.idle(host, port) or await self.dial(host, port)
 
     async def dial(self, host: str, port: int) -> Connection:
         """Return a new connection. Raises UpstreamClosed, or UpstreamTimeout."""

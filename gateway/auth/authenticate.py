@@ -29,16 +29,22 @@ class Authenticator:
         self.revocations = revocations
         self.cookie = session_cookie(auth)
 
+    def by_token(self, request: web.Request) -> Principal | None:
+        """The caller that a token proves; None where the request has none. Raises as `authenticate` does."""
+        token = bearer_token(request.headers)
+        if token is None:
+            return None
+        identity = request[CREDENTIAL] = self.verifier.identify(token)
+        return identity.principal
+
     async def authenticate(self, request: web.Request) -> Principal:
         """The caller.
 
         Unauthorized when nothing proves one, BadRequest for credentials that contradict each other, Forbidden when a
         request that rests on the cookie did not come from our own page, Unavailable when sessions cannot be read.
         """
-        token = bearer_token(request.headers)
-        if token is not None:
-            identity = request[CREDENTIAL] = self.verifier.identify(token)
-            return identity.principal
+        if (principal := self.by_token(request)) is not None:
+            return principal
         cookie = self.cookie.read(request)
         if cookie is None:
             raise Unauthorized("No credentials; send Authorization: Bearer <token>.", code="token_missing")
@@ -70,18 +76,18 @@ class Authenticator:
 
 def bearer_token(headers: CIMultiDictProxy[str]) -> str | None:
     """The token that a request presents. BadRequest when it presents two that differ."""
-    tokens = {_after_scheme(value) for value in headers.getall("Authorization", ())}
-    tokens.update(headers.getall("x-api-key", ()))
+    tokens = [_after_scheme(value) for value in headers.getall("Authorization", ())]
+    tokens += headers.getall("x-api-key", ())
     if not tokens:
         return None
-    if len(tokens) > 1:
+    if len(tokens) > 1 and len(set(tokens)) > 1:
         raise BadRequest("The request presents different tokens; send one.", code="conflicting_credentials")
-    return tokens.pop()
+    return tokens[0]
 
 
 def _after_scheme(value: str) -> str:
     scheme, _, token = value.partition(" ")
-    if scheme.lower() != "bearer":
+    if scheme != "Bearer" and scheme.lower() != "bearer":
         raise Unauthorized("Use Authorization: Bearer <token>.", code="token_malformed")
     return token.strip(" ")
 

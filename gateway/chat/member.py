@@ -38,7 +38,7 @@ class Members:
 
     async def read(self, request: web.Request, form: type[T]) -> T:
         """The body as `form`; BadRequest says what does not fit."""
-        return decode(await read_json_body(request, self._config), form)
+        return decode(await read_json_body(request, self._config.gateway), form)
 
 
 def decode(body: bytes, form: type[T]) -> T:

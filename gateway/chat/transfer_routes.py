@@ -77,7 +77,7 @@ class TransferRoutes:
     async def take(self, request: web.Request) -> web.Response:
         """Chats from a file: 201, all or none."""
         owner = (await self._members.caller(request)).subject
-        chats = transfer.read_file(await read_json_body(request, self._config), self._config.chat)
+        chats = transfer.read_file(await read_json_body(request, self._config.gateway), self._config.chat)
         most = self._config.chat.max_chats
         with chats_needed():
             try:

@@ -119,6 +119,11 @@ class ClientConnection(RequestHandler):
 
     # -- what aiohttp calls
 
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """Read on, where reading was paused: aiohttp calls this after each body, and it parses and polls anew."""
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
+
     @property
     def peername(self) -> Any:
         """The other end: for a connection that a proxy announced, who is behind it."""

@@ -15,6 +15,7 @@ from gateway.limits.limiter import Allowance, Kind, Pace, Rate, Refusal, Rule, V
 
 # Who sits before the chat goes before programs of the same plan, up to so many requests in flight more than theirs.
 CHAT_LEAD = 5
+KNOWN_CALLERS = 4096  # whose rules are kept
 
 
 class _Plan(NamedTuple):
@@ -41,6 +42,7 @@ class Plans:
         self._teams = {name: Rule(f"team:{name}", allowance(plan)) for name, plan in config.limits.team.items()}
         self._models = {name: Rule(f"model:{name}", allowance(plan)) for name, plan in config.limits.model.items()}
         self._total = Rule("total", allowance(config.limits.total)) if config.limits.total else None
+        self._rules: dict[tuple[str, str, str | None, str | None], tuple[Rule, ...]] = {}  # the same few callers come
 
     def plan(self, principal: Principal) -> str:
         """The name of the caller's plan; one that is no longer configured falls back to the default plan."""
@@ -55,10 +57,16 @@ class Plans:
         A subject that has a session and a token of different plans has an account for each: a busy service of theirs
         does not shut them out of the chat.
         """
-        plan = self._of(principal)
-        own = Rule(f"subject:{plan.name}:{principal.subject}", plan.allowance)
-        shared = (self._teams.get(principal.team or ""), self._models.get(model or ""), self._total)
-        return (own, *filter(None, shared))
+        who = (principal.plan, principal.subject, principal.team, model)
+        rules = self._rules.get(who)
+        if rules is None:
+            plan = self._of(principal)
+            own = Rule(f"subject:{plan.name}:{principal.subject}", plan.allowance)
+            shared = (self._teams.get(principal.team or ""), self._models.get(model or ""), self._total)
+            if len(self._rules) >= KNOWN_CALLERS:
+                self._rules.clear()
+            rules = self._rules[who] = (own, *filter(None, shared))
+        return rules
 
     def rank(self, principal: Principal) -> int:
         """The priority of the caller's plan; lower ones go first."""

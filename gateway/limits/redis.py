@@ -26,6 +26,8 @@ MOST_AT_ONCE = 256  # reservations in one renew or settle: Redis does nothing el
 # Redis may get to a request after its caller has given up (it was stopped, the network held it back). So long after the
 # link's timeout it refuses such a request; settlements of what is in doubt are not sent before.
 GIVEN_UP_SECONDS = 0.05
+PACKED_RULES = 4096  # kept as they go over the wire
+_ACQUIRE_PARTS, _RULE_PARTS = 17, 8  # arguments of acquire's command besides its rules, and of each rule
 _NOW = 2  # where acquire's reply has the server's time
 _ACCOUNT_FIELDS = 7  # of each account in acquire's reply
 
@@ -58,6 +60,8 @@ class RedisLimiter:
         self._patience = round((link.timeout + GIVEN_UP_SECONDS) * SECOND)
         self._script = script
         self._hash = hashlib.sha1(script).hexdigest()  # noqa: S324 - EVALSHA's own
+        self._head = _bulks(("EVALSHA", self._hash, 1, self._prefix, "acquire"))
+        self._rules: dict[str, tuple[Allowance, str]] = {}
 
     def acquire(self, reservation_id: str, rules: Sequence[Rule], tokens: int) -> Coroutine[Any, Any, Verdict]:
         """See Limiter.acquire."""
@@ -81,14 +85,27 @@ class RedisLimiter:
     async def _acquire(
         self, reservation_id: str, rules: Sequence[Rule], tokens: int, *, lease: int, forget_after: int, force: int
     ) -> Verdict:
-        arguments: list[str | int] = [reservation_id, tokens, lease, forget_after, force]
-        arguments += ["" if self._ahead is None else self._clock() + self._ahead + self._patience, *self._periods()]
-        for rule in rules:
-            arguments.append(rule.key)
-            arguments += _wire(rule.allowance)
-        reply = await self._call("acquire", arguments)
+        valid_until = "" if self._ahead is None else self._clock() + self._ahead + self._patience
+        how, periods = (lease, forget_after, force), self._periods()
+        ours = f"{_bulk(reservation_id)}{_bulk(tokens)}{_same_bulks(how)}{_bulk(valid_until)}{_same_bulks(periods)}"
+        count = _ACQUIRE_PARTS + _RULE_PARTS * len(rules)
+        command = f"*{count}\r\n{self._head}{ours}{''.join(map(self._packed, rules))}"
+        reply = await self._link.send(command.encode())
+        if isinstance(reply, hiredis.ReplyError):
+            asked = [part for rule in rules for part in (rule.key, *_wire(rule.allowance))]
+            arguments = (reservation_id, tokens, *how, valid_until, *periods, *asked)
+            reply = await self._without_hash(reply, (1, self._prefix, "acquire", *arguments))
         self._ahead = reply[_NOW] - self._clock()
         return _read(reply, rules, tokens)
+
+    def _packed(self, rule: Rule) -> str:
+        """A rule as it goes over the wire. The same ones come again and again, and packing takes hiredis its time."""
+        known = self._rules.get(rule.key)
+        if known is None or known[0] is not rule.allowance:
+            if len(self._rules) >= PACKED_RULES:
+                self._rules.clear()
+            known = self._rules[rule.key] = rule.allowance, _bulks((rule.key, *_wire(rule.allowance)))
+        return known[1]
 
     async def renew(self, reservation_ids: Iterable[str]) -> None:
         """See Limiter.renew."""
@@ -113,14 +130,30 @@ class RedisLimiter:
     async def _call(self, operation: str, arguments: Sequence[str | int]) -> Any:
         tail = (1, self._prefix, operation, *arguments)
         reply = await self._link.call("EVALSHA", self._hash, *tail)
-        if isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT"):
-            reply = await self._link.call("EVAL", self._script, *tail)
+        return await self._without_hash(reply, tail) if isinstance(reply, hiredis.ReplyError) else reply
+
+    async def _without_hash(self, error: hiredis.ReplyError, tail: Sequence[str | int]) -> Any:
+        """Redis refused a call by the script's hash: send the script, if that is what it lacks."""
+        reply = await self._link.call("EVAL", self._script, *tail) if str(error).startswith("NOSCRIPT") else error
         if isinstance(reply, hiredis.ReplyError):
             raise self._link.refused(reply)
         return reply
 
 
-@lru_cache(maxsize=1024)
+def _bulk(part: str | int) -> str:
+    """An ASCII argument of a command in Redis' protocol."""
+    text = str(part)
+    return f"${len(text)}\r\n{text}\r\n"
+
+
+def _bulks(parts: Sequence[str | int]) -> str:
+    """Some arguments of a command."""
+    return "".join(f"${len(text.encode())}\r\n{text}\r\n" for text in map(str, parts))
+
+
+_same_bulks = lru_cache(maxsize=16)(_bulks)  # of what is the same with many commands
+
+
 def _wire(allowance: Allowance) -> tuple[str | int, ...]:
     """An allowance as the script reads it; '' is unlimited."""
     requests, tokens = allowance.requests, allowance.tokens

@@ -59,6 +59,7 @@ class RecordWriter:
         """
         self._what = what
         self._settings = settings
+        self._most = settings.queue_lines
         self._file = LogFile(
             settings.file or state_dir / "requests.jsonl", max_bytes=settings.max_bytes, keep=settings.keep_files
         )
@@ -94,7 +95,7 @@ class RecordWriter:
 
     def _has_room(self) -> bool:
         """Whether the queue takes another line; one that it does not is counted, and announced once."""
-        if len(self._queue) >= self._settings.queue_lines:
+        if len(self._queue) >= self._most:
             if not self._overflowing:
                 self._overflowing = True
                 _log.error(

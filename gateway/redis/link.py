@@ -73,9 +73,13 @@ class Link:
 
     def call(self, *command: bytes | str | int) -> Awaitable[Any]:
         """Send a command; the reply is an int, bytes, a list, None or a hiredis.ReplyError. Raises RedisAway."""
+        return self.send(hiredis.pack_command(command))  # type: ignore[arg-type]
+
+    def send(self, packed: bytes) -> Awaitable[Any]:
+        """The same, of a command as it goes over the wire."""
         if self._session is None:
             raise RedisAway("no connection")
-        return self._session.ask(hiredis.pack_command(command))  # type: ignore[arg-type]
+        return self._session.ask(packed)
 
     def refused(self, reply: object) -> RedisAway:
         """An error reply means: not here, not now. The connection is given up: the next one may lead elsewhere."""
