@@ -74,13 +74,15 @@ class Admission:
         """How many wait, as far as is known. While the engine is full, whoever was sent since waits, too."""
         return self._waiting + self._sent_since if self._waiting else 0
 
+    def has_room(self, plan_priority: int) -> bool:
+        """Whether it is known that `admit` would let in a request of a plan of this priority."""
+        return self._most is None or self._waiting + self._sent_since < self.room(plan_priority)
+
     async def admit(self, plan_priority: int) -> None:
         """Raise Unavailable (503) if the line is too long for a plan of this priority."""
-        if self._most is None:
+        if self.has_room(plan_priority):
             return
         room = self.room(plan_priority)
-        if self._waiting + self._sent_since < room:
-            return
         if time.monotonic() - self._asked_at > FRESH_SECONDS:
             await self._ask()
         surplus = self.waiting - room

@@ -101,7 +101,9 @@ class EngineApi:
         self._check_model(principal, shaped.model)
         if shaped.previous_response is not None:
             await self._check_owner(principal, shaped.previous_response)
-        await self._admission.admit(self._limits.plans.rank(principal))
+        rank = self._limits.plans.rank(principal)
+        if not self._admission.has_room(rank):
+            await self._admission.admit(rank)
         running = await self._reserve(exchange, shaped)
         priority = self._limits.plans.priority(principal, running)
         if place := self._admission.enter(exchange, priority):

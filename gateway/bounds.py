@@ -25,6 +25,7 @@ _SCHEMAS = (
     "guided_grammar",
 )
 _BOUNDED = frozenset({*_TEXTS, *_TOKEN_IDS, *_TOOLS, *_SCHEMAS})
+_HAVE_PROMPTS = frozenset({Api.COMPLETIONS, Api.OTHER})
 _INPUTS = ("input", "documents", "queries", "text_1", "text_2", "data_1", "data_2")
 
 
@@ -55,6 +56,8 @@ def choices(fields: Fields, settings: GatewaySettings) -> int:
 
 def prompts(route: Route, fields: Fields, settings: GatewaySettings) -> int:
     """Return how many prompts a completions request carries; a list of token ids is one prompt."""
+    if route.api not in _HAVE_PROMPTS:
+        return 1
     if route.api is Api.OTHER:
         _bound_inputs(fields, settings.max_inputs)
     if route.api is not Api.COMPLETIONS or "prompt" not in fields:

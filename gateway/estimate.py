@@ -72,10 +72,10 @@ def _is_base64(part: bytes) -> bool:
 
 
 def _weigh(text: bytes, *, is_ascii: bool) -> float:
-    kinds = text.translate(_KINDS)
-    digits, spaces, punctuation = kinds.count(b"0"), kinds.count(b" "), kinds.count(b".")
+    kinds = text.translate(_KINDS, _LETTERS)  # without the letters, which are most of it
+    digits, spaces = kinds.count(b"0"), kinds.count(b" ")
     above_ascii = 0 if is_ascii else kinds.count(b"\xff")
-    letters = len(text) - digits - spaces - punctuation - above_ascii
+    letters, punctuation = len(text) - len(kinds), len(kinds) - digits - spaces - above_ascii
     return (
         _LETTER * letters
         + _SPACE * spaces

@@ -20,6 +20,7 @@ aiohttp's protocol class is extended for this (aiohttp is pinned for that reason
 import asyncio
 import socket
 import struct
+from collections.abc import Coroutine
 from typing import Any, cast
 
 from aiohttp import web
@@ -149,13 +150,13 @@ class ClientConnection(RequestHandler):
         self.logger.info("not HTTP from %s: %s", request.remote, " ".join(exc.message.split())[:200])
         return closing_response(error)
 
-    async def finish_response(
+    def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
-    ) -> tuple[web.StreamResponse, bool]:
+    ) -> Coroutine[Any, Any, tuple[web.StreamResponse, bool]]:
         """Send an answer; an exception here was raised by aiohttp before our middleware: for `Expect`, no other."""
         if isinstance(resp, web.HTTPException):
             resp = closing_response(ExpectationFailed("The only expectation that is met is 100-continue."))
-        return await super().finish_response(request, resp, start_time)
+        return super().finish_response(request, resp, start_time)
 
     # -- what Connections asks
 

@@ -29,7 +29,8 @@ class ClientRunner(web.AppRunner):
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
         handle = cast("Handler", made.request_handler)
-        made.request_handler = lambda request: self._serve(cast("web.Request", request), handle)
+        serve: Callable[[Any], Awaitable[web.StreamResponse]] = lambda request: self._serve(request, handle)  # noqa: E731
+        made.request_handler = serve
         return _Server(self._connections, made)
 
 

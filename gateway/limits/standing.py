@@ -61,20 +61,22 @@ def verdict(refused: Refusal | None, running: int, standings: Sequence[Standing]
         allowance = standing.rule.allowance
         if pace := allowance.requests:
             backlog = max(0, standing.requests_square_at - moment.now)
-            left = max(0, (pace.depth - backlog) // pace.cost(1))
-            requests = _tighter(requests, Rate(pace.per_minute, left, backlog / SECOND))
+            rate = Rate(pace.per_minute, max(0, (pace.depth - backlog) // pace.cost(1)), backlog / SECOND)
+            requests = rate if requests is None else _tighter(requests, rate)
         if pace := allowance.tokens:
             backlog = max(0, standing.tokens_square_at - moment.now)
-            tokens = _tighter(tokens, Rate(pace.per_minute, pace.room(backlog), backlog / SECOND))
+            rate = Rate(pace.per_minute, pace.room(backlog), backlog / SECOND)
+            tokens = rate if tokens is None else _tighter(tokens, rate)
         if (most := allowance.concurrent) is not None:
             until = standing.last_lease_until - moment.now if standing.leases else 0
-            concurrent = _tighter(concurrent, Rate(most, max(0, most - standing.leases), until / SECOND))
+            rate = Rate(most, max(0, most - standing.leases), until / SECOND)
+            concurrent = rate if concurrent is None else _tighter(concurrent, rate)
         if (budget := allowance.tokens_per_day) is not None:
-            left = max(0, budget - standing.day_tokens)
-            day = _tighter(day, Rate(budget, left, moment.day_left / SECOND))
+            rate = Rate(budget, max(0, budget - standing.day_tokens), moment.day_left / SECOND)
+            day = rate if day is None else _tighter(day, rate)
         if (budget := allowance.tokens_per_month) is not None:
-            left = max(0, budget - standing.month_tokens)
-            month = _tighter(month, Rate(budget, left, moment.month_left / SECOND))
+            rate = Rate(budget, max(0, budget - standing.month_tokens), moment.month_left / SECOND)
+            month = rate if month is None else _tighter(month, rate)
     return Verdict(refused, running, requests, tokens, concurrent, day, month)
 
 
@@ -107,8 +109,8 @@ def _over(pace: Pace, square_at: int, now: int, amount: int) -> int:
     return max(square_at - now, 0) + pace.cost(amount) - pace.depth
 
 
-def _tighter(one: Rate | None, other: Rate) -> Rate:
+def _tighter(one: Rate, other: Rate) -> Rate:
     """Of two rates the one that has fewer left; among equals the one that takes longer to recover."""
-    if one is None or (other.remaining, -other.reset) < (one.remaining, -one.reset):
+    if (other.remaining, -other.reset) < (one.remaining, -one.reset):
         return other
     return one
