@@ -58,7 +58,8 @@ class Admission:
         self._arrived = 0
         self._asked_at = -math.inf
         self._waiting = 0  # as vLLM said
-        self._sent_since = 0
+        self._known = 0  # the arrivals that are in that figure
+        self._sent_since = 0  # of those that came after them, how many have not ended
         self._speed = Speed()
         self._promises = Promises()
         self._asking: asyncio.Task[None] | None = None
@@ -141,7 +142,9 @@ class Admission:
 
     def leave(self, exchange: Exchange) -> None:
         """Note that a request has ended; what never entered is ignored."""
-        self._sent.pop(id(exchange), None)
+        sent = self._sent.pop(id(exchange), None)
+        if sent is not None and sent.turn[1] > self._known:
+            self._sent_since -= 1
 
     async def watch(self) -> None:
         """Ask vLLM while requests run, until cancelled."""
@@ -152,7 +155,7 @@ class Admission:
                 await self._ask()
             else:
                 self._wake.clear()
-                self._waiting = self._sent_since = 0
+                self._waiting = 0
 
     async def _ask(self) -> None:
         """Ask how many wait; who asks meanwhile shares the answer. Where there is none, the guess stands."""
@@ -161,7 +164,7 @@ class Admission:
         await asyncio.wait({self._asking}, timeout=ANSWER_SECONDS)
 
     async def _read(self) -> None:
-        sent = self._sent_since
+        arrived = self._arrived
         try:
             answer = await self._engine.metrics()
         except UpstreamClosed:
@@ -171,7 +174,8 @@ class Admission:
         self._asked_at = time.monotonic()
         if (waiting := _sum(_WAITING, answer)) is not None:
             self._waiting = int(waiting)
-            self._sent_since = max(0, self._sent_since - sent)  # those are in vLLM's figure
+            self._known = arrived
+            self._sent_since = sum(sent.turn[1] > arrived for sent in self._sent.values())
             self._speed.learn(self._asked_at, _sum(_STARTED, answer) or 0.0, self._waiting)
 
 

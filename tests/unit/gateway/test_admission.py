@@ -9,6 +9,7 @@ from gateway.admission import Admission
 from gateway.engine import Engine
 from gateway.errors import Unavailable
 from tests.support.gateways import configure
+from tests.unit.gateway.exchanges import finished
 
 ROOM = 10
 
@@ -50,3 +51,20 @@ async def test_a_line_that_stands_still_is_looked_at_again_after_as_long(full: A
     for look in ((0, 3, ROOM), (8, 3, ROOM)):
         full._speed.learn(*look)
     assert [await told(full) for _ in range(3)] == [8, 8, 8]
+
+
+async def test_who_has_ended_since_the_engine_was_asked_does_not_wait(tmp_path: Path) -> None:
+    """However many came and went, there is room; those that have not ended take it."""
+    admission = Admission(Engine(configure("http://127.0.0.1:1", tmp_path)), ROOM, [0])
+    for _ in range(10 * ROOM):
+        assert admission.has_room(0)
+        ended = finished()
+        admission.enter(ended, 0)
+        admission.leave(ended)
+    running = [finished() for _ in range(ROOM)]
+    for each in running:
+        assert admission.has_room(0)
+        admission.enter(each, 0)
+    assert not admission.has_room(0)
+    admission.leave(running[0])
+    assert admission.has_room(0)
