@@ -23,9 +23,11 @@ _BODILESS = frozenset({204, 304})  # RFC 9110, sections 15.3.5 and 15.4.5
 class Answer(web.StreamResponse):
     """`prepare` writes it, which aiohttp calls when the handler returns; `begin` before that starts a stream."""
 
-    def __init__(self, status: int, headers: CIMultiDict[str], body: bytes = b"") -> None:
+    def __init__(self, status: int, headers: CIMultiDict[str], more: str = "", body: bytes = b"") -> None:
+        """`more`: further lines of the head, each with its line break, made here: nothing a client said is in them."""
         super().__init__(status=status)
         self._headers = headers
+        self._more = more
         self.body = body
         self.chunked_coding = False
         self._begun = False
@@ -44,6 +46,7 @@ class Answer(web.StreamResponse):
             self.force_close()
         head = self._head(request)
         self._headers = CIMultiDict()  # a stream would keep them to its end: 3 KB, which nobody asks for
+        self._more = ""
         return head
 
     async def prepare(self, request: BaseRequest) -> AbstractStreamWriter | None:
@@ -76,6 +79,8 @@ class Answer(web.StreamResponse):
         version, status = request.version, self.status
         line = f"HTTP/{version.major}.{version.minor} {status} {_REASONS.get(status, '')}"
         data = _serialize_headers(line, headers)  # ValueError for a field with a line break in it
+        if self._more:
+            data = b"%b%b\r\n" % (data[:-2], self._more.encode("ascii"))
         request.writer.output_size += len(data)  # from here on aiohttp answers nothing of its own
         return data
 

@@ -19,7 +19,7 @@ from gateway.context import EXCHANGE, Api, Exchange, Principal, Via
 from gateway.engine import Engine
 from gateway.errors import NotFound, RequestTimeout, TooLarge, TooManyRequests, Unavailable, UnsupportedMedia
 from gateway.limits import LimiterUnavailable, Limits
-from gateway.limits.plans import headers, refusal_message
+from gateway.limits.plans import headers, rate_lines, refusal_message
 from gateway.logs.redaction import MARGIN
 from gateway.owners import Owners
 from gateway.relay import Relay
@@ -140,11 +140,10 @@ class EngineApi:
         answered = time.monotonic()
         exchange.limiter_seconds = answered - asked
         exchange.budget_used = verdict.budget_used
-        fields = headers(verdict)
-        exchange.headers.update(fields)
         if verdict.refusal is not None:
             kind, code, message = refusal_message(verdict.refusal)
-            raise TooManyRequests(message, code=code, type=kind, headers=fields)
+            raise TooManyRequests(message, code=code, type=kind, headers=headers(verdict))
+        exchange.rate_lines = rate_lines(verdict)
         exchange.admitted_at = answered
         return verdict.running
 

@@ -25,6 +25,7 @@ _SCHEMAS = (
     "guided_grammar",
 )
 _BOUNDED = frozenset({*_TEXTS, *_TOKEN_IDS, *_TOOLS, *_SCHEMAS})
+_LOGPROBS = frozenset({"logprobs", "top_logprobs", "prompt_logprobs"})
 _HAVE_PROMPTS = frozenset({Api.COMPLETIONS, Api.OTHER})
 _INPUTS = ("input", "documents", "queries", "text_1", "text_2", "data_1", "data_2")
 
@@ -49,6 +50,8 @@ def check_bounds(fields: Fields, settings: GatewaySettings) -> None:
 
 def choices(fields: Fields, settings: GatewaySettings) -> int:
     """Return how many answers are asked for to each prompt."""
+    if "n" not in fields and "best_of" not in fields:
+        return 1
     n = count(fields, "n", 1, settings.max_choices)
     best_of = count(fields, "best_of", 1, settings.max_choices)
     return max(n or 1, best_of or 1)
@@ -77,6 +80,8 @@ def _bound_inputs(fields: Fields, most: int) -> None:
 
 def logprobs(fields: Fields, settings: GatewaySettings) -> int:
     """Return how many log probabilities are asked for at each token of the answer, the token's own among them."""
+    if _LOGPROBS.isdisjoint(fields):
+        return 0
     most, asked = settings.max_logprobs, 0
     for name in ("logprobs", "top_logprobs", "prompt_logprobs"):
         value = read(fields, name, (bool, int), "a boolean or an integer")

@@ -109,6 +109,7 @@ class Exchange(msgspec.Struct, eq=False):
     bytes_out: int = 0
     engine_attempts: int = 0
     headers: dict[str, str] = field(default_factory=dict)  # added to whatever answer goes out
+    rate_lines: str = ""  # added, too: the `x-ratelimit-*` fields, as they go over the wire
     carried_on: bool = False  # its work goes on after the answer to its request: it ends with that work
     stopped_by: Exception | None = None  # the gateway ended it: why its task was cancelled, where no client left
 

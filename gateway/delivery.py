@@ -98,7 +98,7 @@ class Delivery:
         headers.update(self._exchange.headers)
         headers.setdefault("Cache-Control", "no-cache")
         headers["X-Accel-Buffering"] = "no"  # nginx must not collect a stream
-        self.response = Answer(200, headers)
+        self.response = Answer(200, headers, self._exchange.rate_lines)
         self._exchange.status = self.response.status
         head = self.response.begin(self._request)
         return head + (b"%x\r\n%b\r\n" % (len(data), data) if self.response.chunked_coding else data)

@@ -106,6 +106,11 @@ def _same_for_all(method: str, target: str, authority: str, api_key: str | None)
     return "\r\n".join(lines)
 
 
+def fields_in(lines: str) -> dict[str, str]:
+    """The fields of a head's lines, which all have different names."""
+    return dict(line.split(": ", 1) for line in lines.splitlines())
+
+
 def answer_headers(fields: Sequence[tuple[str, str]]) -> CIMultiDict[str]:
     """Return the engine's fields that the client gets: in their order, duplicates kept."""
     kept = CIMultiDict([field for field in fields if _from_engine(field[0])])

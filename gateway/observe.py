@@ -16,6 +16,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 from multidict import CIMultiDict
 
+from gateway.answer import Answer
 from gateway.context import EXCHANGE, Api, Exchange, Outcome
 from gateway.errors import (
     BadRequest,
@@ -28,6 +29,7 @@ from gateway.errors import (
     Unavailable,
     error_body,
 )
+from gateway.headers import fields_in
 from gateway.ids import new_id
 from gateway.peers import Network, client_address
 from gateway.trace_context import TraceContext
@@ -142,6 +144,8 @@ class Observer:
             response.force_close()  # aiohttp 3.14 never reads what comes behind an upgrade that it did not make
         if not response.prepared:
             response.headers.update(exchange.headers)
+            if exchange.rate_lines and not isinstance(response, Answer):  # that one has them already
+                response.headers.update(fields_in(exchange.rate_lines))
         return response
 
     def carry_on(self, request: web.Request, work: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:

@@ -216,7 +216,7 @@ class _Passage(msgspec.Struct):
         exchange.bytes_out += len(body)
         if exchange.bodies is not None:
             exchange.bodies.answered(body)
-        return Answer(status, fields, body)
+        return Answer(status, fields, exchange.rate_lines, body)
 
     async def _stream(self, connection: Connection, fields: CIMultiDict[str]) -> web.StreamResponse:
         exchange, delivery = self.exchange, self.delivery

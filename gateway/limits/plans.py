@@ -6,11 +6,12 @@ The header names and the two error shapes are OpenAI's
 """
 
 import math
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import NamedTuple
 
 from gateway.config import Config, PlanSettings
 from gateway.context import Principal, Via
+from gateway.headers import fields_in
 from gateway.limits.limiter import Allowance, Kind, Pace, Rate, Refusal, Rule, Verdict
 
 # Who sits before the chat goes before programs of the same plan, up to so many requests in flight more than theirs.
@@ -102,20 +103,27 @@ def allowance(settings: PlanSettings) -> Allowance:
     )
 
 
+def rate_lines(verdict: Verdict) -> str:
+    """The `x-ratelimit-*` headers of every answer, each with its line break. They are most of an answer's head: as one
+    text they take a third of the time that a dict takes which is merged and serialised.
+    """
+    lines = ""
+    if rate := verdict.requests:
+        lines = _rate("requests", rate)
+    if rate := verdict.tokens:
+        lines += _rate("tokens", rate)
+    if rate := verdict.concurrent:
+        lines += f"x-ratelimit-limit-concurrent: {rate.limit}\r\nx-ratelimit-remaining-concurrent: {rate.remaining}\r\n"
+    if rate := verdict.day:
+        lines += _rate("tokens-day", rate)
+    if rate := verdict.month:
+        lines += _rate("tokens-month", rate)
+    return lines
+
+
 def headers(verdict: Verdict) -> dict[str, str]:
-    """The `x-ratelimit-*` headers of every answer, and on a refusal what tells the client when to come again."""
-    fields: dict[str, str] = {}
-    if verdict.requests:
-        _rate(fields, "requests", verdict.requests)
-    if verdict.tokens:
-        _rate(fields, "tokens", verdict.tokens)
-    if verdict.concurrent:
-        fields["x-ratelimit-limit-concurrent"] = str(verdict.concurrent.limit)
-        fields["x-ratelimit-remaining-concurrent"] = str(verdict.concurrent.remaining)
-    if verdict.day:
-        _rate(fields, "tokens-day", verdict.day)
-    if verdict.month:
-        _rate(fields, "tokens-month", verdict.month)
+    """The same as fields, and on a refusal what tells the client when to come again."""
+    fields = fields_in(rate_lines(verdict))
     if refusal := verdict.refusal:
         if refusal.retry_after is not None:
             milliseconds = math.ceil(refusal.retry_after * 1000)
@@ -166,13 +174,8 @@ def _go_duration(milliseconds: int) -> str:
     return f"{minutes}m{rest}" if minutes else rest
 
 
-def _rate(fields: dict[str, str], what: str, rate: Rate) -> None:
-    limit, remaining, reset = _rate_fields(what)
-    fields[limit] = str(rate.limit)
-    fields[remaining] = str(rate.remaining)
-    fields[reset] = go_duration(rate.reset)
-
-
-@cache
-def _rate_fields(what: str) -> tuple[str, str, str]:
-    return f"x-ratelimit-limit-{what}", f"x-ratelimit-remaining-{what}", f"x-ratelimit-reset-{what}"
+def _rate(what: str, rate: Rate) -> str:
+    return (
+        f"x-ratelimit-limit-{what}: {rate.limit}\r\nx-ratelimit-remaining-{what}: {rate.remaining}\r\n"
+        f"x-ratelimit-reset-{what}: {go_duration(rate.reset)}\r\n"
+    )
