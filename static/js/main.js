@@ -29,10 +29,10 @@ export const SHORTCUTS = {
 function watchShortcuts() {
   addEventListener("keydown", (event) => {
     if (event.defaultPrevented || event.isComposing || event.ctrlKey || event.metaKey || event.altKey) return;
-    if (settings.peek().shortcuts === false || document.querySelector("dialog:modal")) return;
+    if (settings.peek().shortcuts === false) return;
     if (event.target.closest?.("input, textarea, select, [contenteditable]")) return;
     const shortcut = SHORTCUTS[event.key];
-    if (!shortcut) return;
+    if (!shortcut || document.querySelector("dialog:modal")) return; // this search goes through all of a long chat: last
     event.preventDefault();
     shortcut.run();
   });

@@ -8,6 +8,9 @@ const PAUSE_MS = 12; // and how long it has for that: a frame,
 const SHARE = 4; // or so many times as long as a drawing that took longer
 const BACKLOG = 4096; // characters; with more to draw than that, nothing is shown until it is done
 const SCREEN = 4; // boxes that surely fill the window
+const ITEMS = 40; // of a long list are shown at a time
+const LONG = 2048; // characters of a list or table after which what is complete of it is not parsed again
+const OPENING = /^ {0,3}(?:\$\$|\\\[)/m; // of a formula, if it is closed later: until then its lines are something else
 
 /**
  * Draws a growing text into `root`. `update(text)` takes the whole text so far, `finish(text)` the final one, which may
@@ -28,6 +31,7 @@ export class StreamingMarkdown {
   #parsed = 0; // characters that were looked through for what is
   #tail = []; // the nodes that may still change
   #fence = null; // the open code fence that the tail is, if it is one
+  #grown = null; // of the long list or table that the tail is: what of it is drawn for good
 
   constructor(root, labels, env = {}) {
     this.#root = root;
@@ -64,7 +68,7 @@ export class StreamingMarkdown {
   }
 
   #restart() {
-    [this.#drawn, this.#stable, this.#parsed, this.#tail, this.#fence] = [0, 0, 0, [], null];
+    [this.#drawn, this.#stable, this.#parsed, this.#tail, this.#fence, this.#grown] = [0, 0, 0, [], null, null];
     this.#root.replaceChildren();
   }
 
@@ -96,21 +100,25 @@ export class StreamingMarkdown {
     const hidden = parts.filter((part) => part.hidden);
     const below = parts.length - 1 - parts.indexOf(hidden.at(-1));
     for (const part of below < SCREEN ? hidden.slice(-1) : hidden) part.hidden = false;
-    this.#isBehind = hidden.length > 1 && below < SCREEN;
+    const items = [...this.#root.querySelectorAll("li[hidden]")];
+    for (const item of items.slice(-ITEMS)) item.hidden = false;
+    this.#isBehind = (hidden.length > 1 && below < SCREEN) || items.length > ITEMS;
     return !this.#isBehind;
   }
 
   #draw(text) {
     this.#settle(text);
     if (this.#growFence(text)) return;
-    this.#drawTail(md.render(text.slice(this.#stable), this.#soFar()));
+    const read = this.#read(text.length, this.#soFar());
+    this.#drawTail(read);
     this.#fence = openFence(text, this.#stable, this.#tail);
+    this.#keep(read);
   }
 
   async #end() {
     const resolve = this.#resolve;
     this.#resolve = this.#fence = null;
-    this.#drawTail(md.render(this.#text.slice(this.#stable), this.#env), true);
+    this.#drawTail(this.#read(this.#text.length, this.#env), true);
     // A link definition may stand after the text that uses it: only then is everything drawn again.
     if (countOf(this.#env.references) > this.#known) {
       this.#known = countOf(this.#env.references);
@@ -132,22 +140,58 @@ export class StreamingMarkdown {
     const end = text.lastIndexOf("\n") + 1;
     if (this.#fence || end <= this.#parsed) return;
     this.#parsed = end;
-    const lines = text.slice(this.#stable, end);
-    const last = md.parse(lines, this.#soFar()).findLast((token) => token.level === 0 && token.map && token.nesting >= 0);
+    const { tokens, offset } = this.#read(end, this.#soFar());
+    const last = tokens.findLast((token) => token.level === 0 && token.map && token.nesting >= 0);
     if (!last || last.map[0] === 0) return;
-    const settled = offsetOfLine(lines, last.map[0]);
-    this.#drawTail(md.render(lines.slice(0, settled), this.#env), true);
-    this.#tail = [];
-    this.#stable += settled;
+    const settled = offset(last.map[0]);
+    this.#drawTail(this.#read(settled, this.#env), true);
+    [this.#tail, this.#grown] = [[], null];
+    this.#stable = settled;
   }
 
-  #drawTail(markup, isSettled = false) {
-    const nodes = [...toFragment(markup, this.#labels).childNodes];
+  /** Parse what is not drawn for good, as far as `upTo`; `offset` says where in the text a line of it begins. */
+  #read(upTo, env) {
+    const { head, end } = this.#grown ?? { head: "", end: this.#stable };
+    const source = head + this.#text.slice(end, upTo);
+    const tokens = md.parse(source, env);
+    if (this.#grown && !isMore(this.#grown, tokens)) {
+      this.#grown = null;
+      return this.#read(upTo, env);
+    }
+    return { tokens, env, source, offset: (line) => end - head.length + offsetOfLine(source, line) };
+  }
+
+  /** Rows and items that are complete stay as they are: of a long table or list only the last is parsed from now on. */
+  #keep({ tokens, source, offset }) {
+    if (source.length < LONG) return;
+    const grown = growing(tokens, source, this.#grown);
+    if (grown === null) return;
+    const into = partsIn(this.#tail[0]);
+    const end = offset(grown.line);
+    this.#read(end, this.#env); // for the link definitions in it
+    this.#grown = { ...grown, into, end, kept: [...into.childNodes].indexOf([...into.children].at(-grown.left)) };
+  }
+
+  /** In place of a block that grows come the parts of it that are new or may still change. */
+  #growParts(nodes) {
+    const { into, kept, skip } = this.#grown;
+    const parts = [...(partsIn(nodes[0])?.childNodes ?? [])];
+    const fresh = parts.slice(1 + 2 * skip); // "\n" stands before each
+    const more = fresh.slice(grow([...into.childNodes].slice(kept), fresh));
+    if (this.#isBehind && into.matches("ul, ol")) for (const item of more) item.hidden = true; // of a table all is laid out each time
+    into.append(...more);
+    nodes[0] = this.#tail[0];
+    return [...into.childNodes].slice(kept);
+  }
+
+  #drawTail({ tokens, env }, isSettled = false) {
+    const nodes = [...toFragment(md.renderer.render(tokens, md.options, env), this.#labels).childNodes];
+    const parts = this.#grown && this.#growParts(nodes);
     const kept = grow(this.#tail, nodes);
     while (this.#root.lastElementChild?.hasChildNodes() === false) this.#root.lastElementChild.remove();
     this.#tail.splice(kept, Infinity, ...nodes.slice(kept));
     place(this.#root, nodes.slice(kept), this.#isBehind);
-    decorate(this.#tail, isSettled);
+    decorate(isSettled || !parts ? this.#tail : [...parts, ...this.#tail.slice(1)], isSettled);
   }
 
   /** Append complete lines to an open fence without parsing; false when there is none or it may have ended. */
@@ -168,6 +212,36 @@ export class StreamingMarkdown {
 }
 
 const countOf = (references) => Object.keys(references ?? {}).length;
+
+/**
+ * How the list or table that `tokens` are goes on without what is complete of it: from `line` on, where the first of the `left`
+ * last parts begins, after `head`, which is parsed for what the first lines say about all others, and the first `skip` parts
+ * of what comes out are not drawn. Null for any other block, or more than one.
+ */
+function growing(tokens, source, before) {
+  if (tokens.length === 0) return null;
+  const [{ type, markup }] = tokens;
+  const isTable = type === "table_open";
+  const isTight = isTable || tightness(tokens);
+  if (!(isTable || type.endsWith("list_open")) || isTight === undefined) return null;
+  if (tokens.filter((token) => token.level === 0 && token.nesting >= 0).length > 1 || OPENING.test(source)) return null;
+  const parts = tokens.filter((token) => (isTable ? token.type === "tr_open" : token.type === "list_item_open" && token.level === 1));
+  const left = source.endsWith("\n") ? 1 : 2; // what a line is, is certain when it has ended
+  const line = parts.at(-left)?.map[0];
+  if (parts.length < left + 2) return null;
+  if (isTable) return { type, line, left, skip: 0, head: before?.head ?? source.slice(0, offsetOfLine(source, 2)) };
+  const [indent] = /^ */.exec(source.slice(offsetOfLine(source, line)));
+  return { type, line, left, skip: 1, isTight, head: `${indent}${type === "ordered_list_open" ? "1" : ""}${markup} x\n${isTight ? "" : "\n"}` };
+}
+
+/** Whether the paragraphs in a list's items are bare: that is decided for all of them together. */
+const tightness = (tokens) => tokens.find((token) => token.type === "paragraph_open" && token.level === 2)?.hidden;
+
+/** Whether `tokens` go on with what has grown: a blank line between two items changes all of them. */
+const isMore = (grown, tokens) => tokens[0].type === grown.type && (grown.skip === 0 || tightness(tokens) === grown.isTight);
+
+/** The element that holds a list's items or a table's rows. */
+const partsIn = (node) => (node.matches("ul, ol") ? node : node.querySelector(":scope > table > tbody"));
 
 /** Whether the tail is one code fence still open: its element, how it would close, how far it is drawn. */
 function openFence(text, start, nodes) {
@@ -203,7 +277,7 @@ function grow(had, has) {
 
 /** Whether a node on screen shows what a fresh one would: a drawn formula shows its source. */
 function isAlike(had, has) {
-  if (had.isEqualNode(has)) return true;
+  if (had === has || had.isEqualNode(has)) return true;
   if (had.nodeType !== Node.ELEMENT_NODE || has.nodeType !== Node.ELEMENT_NODE || had.className !== has.className) return false;
   if (had.dataset.source !== undefined) return had.dataset.source === has.textContent;
   const [one, other] = [had.childNodes, has.childNodes];

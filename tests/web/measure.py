@@ -48,6 +48,15 @@ def document(size: int) -> str:
     return text[:size]
 
 
+def giant_list(size: int) -> str:
+    """One list of about so many characters."""
+    text, number = "", 0
+    while len(text) < size:
+        number += 1
+        text += f"- point {number} with **bold**, `code_{number}` and 中文说明, in a sentence of usual length.\n"
+    return text
+
+
 def pieces(text: str, size: int) -> list[str]:
     """The text in pieces of `size` characters."""
     return [text[at : at + size] for at in range(0, len(text), size)]

@@ -1,7 +1,6 @@
 """A conversation: streaming, Stop, reload, thinking, what Enter means, and the other language."""
 
 import asyncio
-import random
 
 import pytest
 from playwright.async_api import Browser, expect
@@ -10,18 +9,6 @@ from tests.web.backend import NAME, PASSWORD, Backend, Script
 from tests.web.chatpage import ChatPage, new_page
 
 pytestmark = [pytest.mark.web, pytest.mark.asyncio(loop_scope="session")]
-
-DOCUMENT = (
-    "# Title\n\nIntro with **bold**, `code` and **注意：**请看。\r\n\r\n"
-    "> quote\nlazy line\n\n- one\n- two\n\n  still two\n\n1. first\n\n2. second\n\n"
-    "para\n# heading right after\nA setext heading\n---\n\n"
-    "```python\nfor i in range(3):\n    print('``', i)\n\n\n# not a heading\n```\nafter the fence\n\n"
-    "~~~\n```\ninside tildes\n~~~\n\n"
-    "| a | b |\n|:--|--:|\n| 1 | $x$ |\n\ntext $a_1$ and \\(b\\), 5 $ or $6\n$$\nx^2\n$$\nmore\n\n\\[\ny\n\\]\n\n$$\nopen\n\n    indented code\n\n\n    more of it\n\n"
-    "- a\n  ```js\n  nested\n  ```\n- b\n\n***\n\n"
-    "A [link][later], https://example.com/x。 And ![a picture](https://example.com/p.png).\n\n"
-    '[later]: https://example.com/later\n"a title"\n\nLast line without end'
-)
 
 
 async def test_streams_an_answer_with_its_numbers(page: ChatPage, backend: Backend) -> None:
@@ -280,55 +267,3 @@ async def test_chinese_browser_gets_a_chinese_page(browser: Browser, backend: Ba
         await page.page.get_by_text("English").click()
         await expect(page.page.get_by_role("button", name="Sign out")).to_be_visible()
         await expect(page.questions).to_have_text(["你好"])
-
-
-@pytest.mark.parametrize("seed", range(4))
-async def test_any_chunking_draws_what_one_piece_draws(page: ChatPage, seed: int) -> None:
-    """However the stream is split, every block, list and fence ends up as in a one-shot rendering."""
-    source = random.Random(seed)
-    cuts, at = [], 0
-    while at < len(DOCUMENT):
-        at += source.randint(1, 40 if seed % 2 else 4)
-        cuts.append(min(at, len(DOCUMENT)))
-    await page.open()
-    streamed, whole = await page.page.evaluate(
-        """async ([text, cuts]) => {
-          const of = (name) => import(document.querySelector("script[type=module]").src.replace("main.js", name));
-          const { renderMarkdown } = await of("markdown.js");
-          const { StreamingMarkdown } = await of("streaming.js");
-          const labels = { copy: "Copy", code: "Code" };
-          const [one, other] = [document.createElement("div"), document.createElement("div")];
-          const stream = new StreamingMarkdown(one, labels);
-          document.body.append(one, other);
-          await of("enrich.js");
-          for (const cut of cuts) stream.update(text.slice(0, cut));
-          await stream.finish(text);
-          renderMarkdown(other, text, labels);
-          const drawn = (root) => root.querySelectorAll(".katex").length === 5 && root.querySelectorAll(".hljs-keyword").length === 2;
-          while (!drawn(one) || !drawn(other)) await new Promise((resolve) => setTimeout(resolve, 20));
-          return [one.innerHTML, other.innerHTML];
-        }""",
-        [DOCUMENT, cuts],
-    )
-    assert streamed == whole
-    assert "<strong>注意：</strong>请看" in whole
-
-
-async def test_an_open_fence_grows_line_by_line(page: ChatPage) -> None:
-    """While a code block streams, its text node is appended to and never replaced."""
-    await page.open()
-    same, shown = await page.page.evaluate(
-        """async () => {
-          const { StreamingMarkdown } = await import(document.querySelector("script[type=module]").src.replace("main.js", "streaming.js"));
-          const root = document.createElement("div");
-          const stream = new StreamingMarkdown(root, { copy: "Copy", code: "Code" });
-          let text = "Intro\\n\\n```js\\n";
-          stream.update(text);
-          const node = root.querySelector("code").firstChild;
-          for (let line = 0; line < 5; line += 1) stream.update((text += `let x${line};\\n`));
-          while (!node.data.includes("x4")) await new Promise((resolve) => setTimeout(resolve, 10)); // a slow drawing is followed by a pause
-          return [root.querySelector("code").firstChild === node, node.data];
-        }"""
-    )
-    assert same
-    assert shown == "".join(f"let x{line};\n" for line in range(5))
