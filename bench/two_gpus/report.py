@@ -86,7 +86,8 @@ def article(found: dict[str, Any]) -> str:
     most = [*streams, *found.get("most", {}).get("results", [])]
     names = {"A": plain[0]["target"], "B": streams[0]["target"], "C": streams[1]["target"]}
     one = {letter: next(r for r in [*plain, *streams] if r["target"] == name) for letter, name in names.items()}
-    memory = {"A": sum(found["start"]["plain_gpu_mib"]) / 1024, "B": None, "C": None}
+    engine = sum(found["ready"]["gpu_mib"]) / 1024
+    memory = {"A": sum(found["plain"]["gpu_mib"]) / 1024, "B": engine, "C": engine}
     ours: dict[str, dict[str, Any]] = {
         "TTFT, ms": {each: value(row, "ttft_ms") for each, row in one.items()},
         "tok/s of one request": {each: value(row, "tokens_per_second_of_a_stream") for each, row in one.items()},

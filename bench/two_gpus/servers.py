@@ -25,7 +25,7 @@ from gatehouse.bench.workload import Workload
 
 ENGINE_PORT, PLAIN_PORT, REDIS_PORT = 18000, 18001, 18002
 READY_SECONDS = 590.0
-PLAIN_SECONDS = 300.0
+PLAIN_SECONDS = 120.0  # for A to load, and for an answer of it
 WORKERS = (2, 4)
 UNLIMITED = dict.fromkeys(("requests_per_minute", "tokens_per_minute", "concurrent_requests"))
 _LAUNCHER = "serve"  # the folder of `gatehouse up`
@@ -45,22 +45,24 @@ class Servers:
         self.short = Workload(model, "completions", 128, max(256 // self.scale, 4))
 
     def start(self) -> dict[str, Any]:
-        """Start what is not there yet. A goes first: vLLM measures the memory that is left, and it must not change."""
-        began = time.monotonic()
+        """Start what is not there yet of Redis and `gatehouse up`."""
         if not Server(self.run / "redis").processes:
             argv = [*self.options.redis.split(), "--port", str(REDIS_PORT), "--bind", "127.0.0.1", "--save", ""]
             Server.start(self.run / "redis", argv)
-        if self.options.plain and not Server(self.run / "plain").processes:
-            script = Path(__file__).with_name("transformers_server.py")
-            argv = [*self.options.plain.split(), str(script), self.config["engine"]["model"], "--port", str(PLAIN_PORT)]
-            Server.start(self.run / "plain", argv, **self.config["engine"].get("env", {}))
-            _until(lambda: _answers(f"http://127.0.0.1:{PLAIN_PORT}/health"), PLAIN_SECONDS, "A is loaded")
-        plain_seconds, plain_mib = time.monotonic() - began, gpu_memory()
         if not self.main.server.processes:
             more = {"redis": {"url": f"redis://127.0.0.1:{REDIS_PORT}/0"}, "plans": _plans()}
             config = {**self.config, **more, "engine": {**self.config["engine"], "port": ENGINE_PORT}}
             Gatehouse.start(self.main.server.folder, "up", config)
-        return {"plain_loaded_s": round(plain_seconds, 1), "plain_gpu_mib": plain_mib}
+        return {}
+
+    def start_plain(self) -> Server:
+        """Start A, alone on the GPUs: it takes tens of GB more than its weights while it answers."""
+        server = Server(self.run / "plain")
+        script = Path(__file__).with_name("transformers_server.py")
+        argv = [*self.options.plain.split(), str(script), self.config["engine"]["model"], "--port", str(PLAIN_PORT)]
+        Server.start(server.folder, argv, **self.config["engine"].get("env", {}))
+        _until(lambda: _answers(f"http://127.0.0.1:{PLAIN_PORT}/health"), PLAIN_SECONDS, "A is loaded")
+        return server
 
     def ready(self) -> dict[str, Any]:
         """Wait for the engine; then the first user, before anything else was asked."""
@@ -117,7 +119,7 @@ class Servers:
         tree = self.main.server.processes
         left = self.main.server.stop(signal.SIGINT, 180)
         seconds, memory = round(time.monotonic() - began, 1), gpu_memory()
-        for name in ("plain", *(f"workers-{workers}" for workers in WORKERS), "redis"):
+        for name in (*(f"workers-{workers}" for workers in WORKERS), "redis"):
             left += Server(self.run / name).stop()
         return {"seconds": seconds, "left": left + alive(tree), "gpu_mib_after_engine": memory, "gpu_mib": gpu_memory()}
 

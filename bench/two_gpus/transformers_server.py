@@ -62,11 +62,15 @@ def application(folder: str, layers: int | None, dtype: str) -> web.Application:
     model, tokenizer = load(folder, layers, dtype), AutoTokenizer.from_pretrained(folder)
 
     def generate(inputs: Any, tokens: int, streamer: Queue) -> None:
-        with torch.inference_mode():
-            model.generate(
-                **inputs, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False, streamer=streamer,
-                pad_token_id=tokenizer.pad_token_id,
-            )  # fmt: skip
+        try:
+            with torch.inference_mode():
+                model.generate(
+                    **inputs, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False, streamer=streamer,
+                    pad_token_id=tokenizer.pad_token_id,
+                )  # fmt: skip
+        except Exception:
+            streamer.end()  # without it the caller would wait for ever for a request that ran out of memory
+            raise
 
     async def completions(request: web.Request) -> web.StreamResponse:
         body = await request.json()
@@ -80,6 +84,8 @@ def application(folder: str, layers: int | None, dtype: str) -> web.Application:
             count += 1
             event = {"object": "text_completion", "choices": [{"index": 0, "text": tokenizer.decode([token]) or " "}]}
             await answer.write(b"data: " + json.dumps(event).encode() + b"\n\n")
+        if count < body["max_tokens"]:
+            return answer  # cut off: the load generator counts it as failed
         usage = {"prompt_tokens": inputs["input_ids"].shape[1], "completion_tokens": count}
         await answer.write(b"data: " + json.dumps({"choices": [], "usage": usage}).encode() + b"\n\ndata: [DONE]\n\n")
         return answer
