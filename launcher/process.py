@@ -61,6 +61,15 @@ class Ladder:
     kill: float
 
 
+def _folders(argv: list[str], folder: Path) -> dict[str, str]:
+    """Where vLLM puts its files: into the folder that goes with the engine, however it ends.
+
+    Several API servers gather their metrics in files. A folder of vLLM's own choice stays when it is killed.
+    """
+    gathered = {"PROMETHEUS_MULTIPROC_DIR": str(folder)} if "--api-server-count" in argv else {}
+    return {"VLLM_RPC_BASE_PATH": str(folder), **gathered}
+
+
 class EngineProcess:
     """A started engine. Make one with `spawn`."""
 
@@ -99,7 +108,7 @@ class EngineProcess:
         try:
             popen = subprocess.Popen(
                 argv,
-                env={"VLLM_RPC_BASE_PATH": str(sockets), **env, MARKER_VARIABLE: record.marker},
+                env={**_folders(argv, sockets), **env, MARKER_VARIABLE: record.marker},
                 stdin=subprocess.DEVNULL,
                 stdout=write_end,
                 stderr=write_end,

@@ -2,7 +2,8 @@
 
 Left by a killed vLLM (recorded on two GPUs): `/dev/shm/psm_*` (message queues between its processes), `sem.loky-PID-*`
 (semaphores, named after the process that made them), `sem.mp-*` (multiprocessing's), Unix sockets in
-`VLLM_RPC_BASE_PATH`, and the file at which CPU workers meet, named in the log.
+`VLLM_RPC_BASE_PATH`, metrics of many API servers in `PROMETHEUS_MULTIPROC_DIR`, and the file at which CPU workers meet,
+named in the log.
 """
 
 import contextlib

@@ -157,6 +157,18 @@ async def test_each_process_that_matters_is_watched(tmp_path: Path, title: str, 
         assert running.left() == []
 
 
+@pytest.mark.parametrize(("options", "told"), [(["--api-server-count", "2"], True), ([], False)])
+async def test_metrics_of_several_api_servers_lie_in_the_folder_that_is_cleared(
+    tmp_path: Path, options: list[str], told: bool
+):
+    """Several API servers are told to gather their metrics beside the engine's sockets; a single one gathers none."""
+    async with tree(tmp_path, *options) as running:
+        recorded = load(running.record)
+        assert recorded is not None
+        environment = Path(f"/proc/{running.first}/environ").read_text().split("\0")
+        assert (f"PROMETHEUS_MULTIPROC_DIR={recorded.socket_directory}" in environment) == told
+
+
 async def test_others_are_not_touched(tmp_path: Path):
     """A stranger's process and shared memory survive the clearing."""
     stranger = subprocess.Popen(["sleep", "600"], start_new_session=True)
