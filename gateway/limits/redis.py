@@ -6,6 +6,7 @@ failover or a SCRIPT FLUSH. SCRIPT LOAD, which some providers forbid, is not nee
 
 import hashlib
 import uuid
+from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import islice
@@ -62,6 +63,7 @@ class RedisLimiter:
         self._hash = hashlib.sha1(script).hexdigest()  # noqa: S324 - EVALSHA's own
         self._head = _bulks(("EVALSHA", self._hash, 1, self._prefix, "acquire"))
         self._rules: dict[str, tuple[Allowance, str]] = {}
+        self._probes: deque[str] = deque(maxlen=8)  # that were not settled yet
 
     def acquire(self, reservation_id: str, rules: Sequence[Rule], tokens: int) -> Coroutine[Any, Any, Verdict]:
         """See Limiter.acquire."""
@@ -79,8 +81,10 @@ class RedisLimiter:
         """Raise RedisAway unless it counts. As a real request, it fails on a full memory and on a replica, too."""
         self._ahead = None
         name = f"probe-{uuid.uuid4().hex}"
+        self._probes.append(name)
         await self.acquire(name, (Rule("probe", Allowance()),), 0)
-        await self.settle({name: 0})
+        await self.settle(dict.fromkeys(self._probes, 0))  # earlier ones may have been entered without an answer
+        self._probes.clear()
 
     async def _acquire(
         self, reservation_id: str, rules: Sequence[Rule], tokens: int, *, lease: int, forget_after: int, force: int

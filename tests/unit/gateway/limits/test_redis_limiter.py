@@ -244,6 +244,24 @@ async def test_a_call_that_was_cancelled_does_not_shift_the_answers(link: Link) 
     assert await link.call("PING") == b"PONG"
 
 
+async def test_a_probe_without_an_answer_is_settled_by_the_next_one(link: Link, server: RedisServer) -> None:
+    """What it had reserved does not stay until it is forgotten."""
+    namespace = uuid.uuid4().hex
+    limiter = make(link, namespace=namespace)
+    await limiter.probe()  # Redis has the script: one round trip is a whole call
+
+    def entered() -> list[bytes]:
+        return server.cli("KEYS", f"*{namespace}*:r:*")
+
+    task = asyncio.create_task(limiter.probe())
+    await asyncio.sleep(0)
+    task.cancel()
+    assert await link.call("PING") == b"PONG"
+    assert len(entered()) == 1
+    await limiter.probe()
+    assert entered() == []
+
+
 async def test_a_request_that_redis_gets_too_late_reserves_nothing(server: RedisServer) -> None:
     """Redis was stopped, and its caller has given up. What it then finds in the old connection it refuses: it says so
     in its own statistics, and there is no such reservation.
