@@ -20,7 +20,7 @@ def nothing(*_: Any) -> None:
     """In place of a layer."""
 
 
-async def somebody(*_: Any) -> Principal:
+def somebody(*_: Any) -> Principal:
     return SOMEBODY
 
 
@@ -33,7 +33,7 @@ def unread(meter: OpenAIMeter, events: bytes) -> bytes:
 LAYERS = {
     "record": (RequestLog, "write", nothing),
     "metrics": (Metrics, "observe", nothing),
-    "tokens": (Authenticator, "authenticate", somebody),
+    "tokens": (Authenticator, "by_token", somebody),
     "usage": (OpenAIMeter, "_events", unread),
 }
 
