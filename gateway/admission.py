@@ -2,8 +2,8 @@
 
 The line is vLLM's own, which goes by priority. Here it is only kept from growing without bounds: beyond
 `gateway.max_waiting` requests are refused, those of the plans that come last first, with the time after which there
-should be room. How long the line is vLLM says (`vllm:num_requests_waiting`); while somebody waits,
-what was sent since it was asked is added. Nobody is refused on an old answer: before that it is asked again.
+should be room. How long the line is vLLM says (`vllm:num_requests_waiting`); while somebody waits, what was sent since
+it was asked, and has not ended, is added. Nobody is refused on an old answer: before that it is asked again.
 """
 
 import asyncio
