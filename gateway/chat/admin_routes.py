@@ -20,6 +20,7 @@ from gateway.auth.users import account_name, revoked_until
 from gateway.chat.member import Members, chats_needed, number
 from gateway.chat.shown import one_line
 from gateway.config import Config
+from gateway.context import EXCHANGE
 from gateway.engine import Engine
 from gateway.errors import BadRequest, NotFound
 from gateway.store import Store, User
@@ -91,9 +92,10 @@ class AdminRoutes:
         return self._config.engine.status_socket
 
     async def requests(self, request: web.Request) -> web.Response:
-        """The requests being served by this worker."""
+        """The requests being served by this worker, without this very one."""
         await self._members.caller(request, "admin")
-        return answer({"requests": await self._requests()})
+        own = request[EXCHANGE].request_id
+        return answer({"requests": [each for each in await self._requests() if each["request_id"] != own]})
 
     async def users(self, request: web.Request) -> web.Response:
         """Everybody."""

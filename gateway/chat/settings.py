@@ -80,7 +80,7 @@ class ChatSettings(Section):
     max_messages: Count = Field(2000, description="messages of one chat")
     max_message_bytes: Bytes = Field(262_144, description="largest message, attached texts included")
     max_runs: Count = Field(8, description="answers being made for one member at the same time")
-    max_tabs: Count = Field(32, description="tabs of one member that are connected at the same time")
+    max_tabs: Count = Field(32, description="tabs of one member that are connected to one worker")
     replay_seconds: Seconds = Field(600, description="how long the events of an ended answer can be had again")
     save_seconds: Seconds = Field(3, description="how often the text of an answer that is being made is saved")
     wait_seconds: Seconds = Field(1800, description="how long an answer waits for an engine that is not ready")

@@ -9,7 +9,7 @@ from playwright.async_api import Browser, Route, expect
 from tests.web.backend import NAME, PASSWORD, Backend
 from tests.web.chatpage import ChatPage, new_page
 from tests.web.chats import Chat
-from tests.web.measure import processor_time
+from tests.web.measure import document, processor_time
 
 pytestmark = [pytest.mark.web, pytest.mark.asyncio(loop_scope="session")]
 
@@ -17,6 +17,22 @@ LONG = 500
 MAX_JUMP_PX = 40
 MAX_OPENING_MS = 300
 PARAGRAPH = "A sentence of **average** length, with `code` and 中文。 " * 4
+
+
+SCROLL_UP = """async (box, most) => {
+  const jumps = [];
+  for (let step = 0; step < 600 && (box.scrollTop > 0 || box.querySelector(".older")); step += 1) {
+    const at = (y) => document.elementFromPoint(innerWidth / 2, y)?.closest(".part > *, .bubble");
+    const seen = [0, 20, 40, 60, 80].map((y) => at(innerHeight / 2 + y)).find(Boolean);
+    const before = seen?.getBoundingClientRect().top;
+    const by = Math.min(most, box.scrollTop);
+    box.scrollBy(0, -by);
+    for (let frame = 0; frame < 3; frame += 1) await new Promise(requestAnimationFrame);
+    if (seen) jumps.push(Math.abs(seen.getBoundingClientRect().top - before - by));
+  }
+  return jumps;
+}"""
+"""Scrolls up by so many px at a time; how far what was in the middle is from where it should be then, for each step."""
 
 
 def fill(chat: Chat, count: int) -> None:
@@ -161,23 +177,24 @@ async def test_a_long_conversation_opens_at_its_end(page: ChatPage, backend: Bac
     print(f"a conversation of {LONG} messages is on screen after {took:.0f} ms, {worked:.0f} ms of them at work")
     assert worked <= MAX_OPENING_MS
     await expect(page.answers.last).to_be_in_viewport()
-    jumps = await page.page.locator(".scroller").evaluate(
-        """async (box) => {
-          const jumps = [];
-          for (let step = 0; step < 600 && (box.scrollTop > 0 || box.querySelector(".older")); step += 1) {
-            const at = (y) => document.elementFromPoint(innerWidth / 2, y)?.closest(".part > *, .bubble");
-            const seen = [0, 20, 40, 60, 80].map((y) => at(innerHeight / 2 + y)).find(Boolean);
-            const before = seen?.getBoundingClientRect().top;
-            const by = Math.min(400, box.scrollTop);
-            box.scrollBy(0, -by);
-            for (let frame = 0; frame < 3; frame += 1) await new Promise(requestAnimationFrame);
-            if (seen) jumps.push(Math.abs(seen.getBoundingClientRect().top - before - by));
-          }
-          return jumps;
-        }"""
-    )
+    jumps = await page.page.locator(".scroller").evaluate(SCROLL_UP, 400)
     print(f"scrolled up in {len(jumps)} steps; the largest jump of what was read: {max(jumps):.0f} px")
     await expect(page.page.locator("article.message")).to_have_count(LONG, timeout=30_000)
+    assert max(jumps) <= MAX_JUMP_PX
+
+
+async def test_long_answers_do_not_jump(page: ChatPage, backend: Backend) -> None:
+    """Scrolling up over answers of 5 KB of code and tables that were never on screen moves nothing that is read."""
+    chat = backend.chats.new("Long")
+    fill(chat, 20)
+    for message in chat.messages[1::2]:
+        message["content"] = document(5000)
+    await page.enter(NAME, PASSWORD)
+    await page.page.locator(".chat-list .entry a").first.click()
+    await page.answered(10)
+    await expect(page.page.locator(".markdown[aria-busy]")).to_have_count(0)
+    jumps = await page.page.locator(".scroller").evaluate(SCROLL_UP, 400)
+    print(f"scrolled up in {len(jumps)} steps; the largest jump of what was read: {max(jumps):.0f} px")
     assert max(jumps) <= MAX_JUMP_PX
 
 

@@ -34,9 +34,9 @@ async def test_what_an_admin_sees_and_does(tmp_path: Path) -> None:
         async with ada.tab() as tab:
             await tab.sub(run)
             await tab.until("r")
-            (live,) = [
-                each for each in (await root.ok("GET", "/api/admin/requests"))["requests"] if each["subject"] == "ada"
-            ]
+            requests = (await root.ok("GET", "/api/admin/requests"))["requests"]
+            assert "/api/admin/requests" not in [each["route"] for each in requests]
+            (live,) = [each for each in requests if each["subject"] == "ada"]
             assert (live["route"], live["team"], live["doing"]) == ("/api/chats/{id}/runs", "lab", "answering")
             changed = await root.ok(
                 "PATCH", "/api/admin/users/ada", {"plan": "service", "team": "", "display_name": "Ada L."}
