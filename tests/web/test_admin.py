@@ -33,6 +33,7 @@ async def test_users_usage_and_the_engine(browser: Browser, tmp_path: Path) -> N
         await other.until(BOOKED)
         await other.page.locator(".who").click()
         await expect(other.button("Administration")).to_have_count(0)
+        await other.page.keyboard.press("Escape")
         await other.button("Usage and limits").click()
         await expect(other.page.get_by_role("img", name="Tokens a day")).to_be_visible()
         await expect(other.page.get_by_role("dialog")).to_contain_text("1 request, ")

@@ -15,6 +15,7 @@ const ICONS = {
   retry: "M20 11a8 8 0 1 0-2.3 5.7M20 5v6h-6",
   sliders: "M4 7h9M17 7h3M15 5v4M4 17h3M11 17h9M9 15v4",
   add: "M12 5v14M5 12h14",
+  chart: "M5 20v-8M12 20V4M19 20v-5",
   user: "M12 12a4 4 0 1 0 0-8 4 4 0 0 0 0 8zM4 21a8 8 0 0 1 16 0",
   down: "M12 5v14M6 13l6 6 6-6",
   left: "M15 6l-6 6 6 6",

@@ -8,6 +8,7 @@ import { Icon, IconButton, LanguageChoice, Menu, ThemeChoice, explain, isPlainEn
 import { reveal } from "./thread.js";
 
 const SEARCH_MS = 250;
+const usage = () => import("./usage.js").then((module) => module.UsagePage);
 
 /** `leave` is called after a choice: the drawer on a phone then closes. */
 export function Sidebar({ leave }) {
@@ -40,7 +41,10 @@ export function Sidebar({ leave }) {
       <div class="chat-list">
         ${query.value.trim() === "" ? html`<${ChatList} go=${go} />` : html`<${Hits} query=${query.value.trim()} go=${go} />`}
       </div>
-      <${AccountMenu} />
+      <div class="sidebar-foot">
+        <${AccountMenu} />
+        <${IconButton} icon="chart" label=${t("account.usage")} onClick=${() => showPage(usage)} />
+      </div>
     </nav>
   `;
 }
@@ -184,7 +188,7 @@ function Marked({ text, query }) {
   return parts.map((part, index) => (index % 2 === 1 ? html`<mark>${part}</mark>` : part));
 }
 
-/** Who is signed in, what is left of their tokens, and the way to everything about the account. */
+/** Who is signed in, what is left of their tokens, and the way to the rest of the account. */
 function AccountMenu() {
   const popover = useRef(null);
   const button = useRef(null);
@@ -206,7 +210,6 @@ function AccountMenu() {
     </button>
     <div id="account" ref=${popover} class="popover" popover onToggle=${place}>
       <div class="menu">
-        <button type="button" onClick=${show(() => import("./usage.js").then((module) => module.UsagePage))}><${Icon} name="done" />${t("account.usage")}</button>
         <button type="button" onClick=${show(() => import("./account.js").then((module) => module.AccountPage))}><${Icon} name="user" />${t("account.page")}</button>
         <button type="button" onClick=${show(() => import("./preferences.js").then((module) => module.PreferencesPage))}><${Icon} name="sliders" />${t("account.settings")}</button>
         ${admin && html`

@@ -186,24 +186,25 @@ async def _usage(studio: Studio, chat: ChatPage) -> None:
     await studio.send(chat, studio.words["ask"])
     await chat.answered()
     await chat.until(BOOKED)
-    await _account(chat, 0)
+    await _drawer(chat)
+    await chat.page.locator(".sidebar-foot > .icon-button").click()
     await chat.page.locator(".plot").wait_for()
 
 
 @state("account")
 async def _account_page(_: Studio, chat: ChatPage) -> None:
-    await _account(chat, 1)
+    await _account(chat, 0)
     await chat.page.locator(".entries li").first.wait_for()
 
 
 @state("settings")
 async def _settings(_: Studio, chat: ChatPage) -> None:
-    await _account(chat, 2)
+    await _account(chat, 1)
 
 
 @state("admin")
 async def _admin(_: Studio, chat: ChatPage) -> None:
-    await _account(chat, 3)
+    await _account(chat, 2)
     await chat.page.locator(".tail").wait_for()
 
 
@@ -223,11 +224,16 @@ async def _open(studio: Studio, chat: ChatPage, index: int) -> None:
 
 async def _account(chat: ChatPage, index: int) -> None:
     """One of the pages of the account's menu."""
-    if not await chat.page.locator(".who").count():
-        await chat.page.locator(".bar .icon-button").first.tap()
+    await _drawer(chat)
     await chat.page.locator(".who").click()
     await chat.page.locator("#account .menu button").nth(index).click()
     await chat.page.locator("dialog.page").wait_for()
+
+
+async def _drawer(chat: ChatPage) -> None:
+    """What is beside the thread; on a phone it has to be opened."""
+    if not await chat.page.locator(".who").count():
+        await chat.page.locator(".bar .icon-button").first.tap()
 
 
 async def _parameters(chat: ChatPage, most: int) -> None:
