@@ -16,19 +16,21 @@ CHAT, RUN = "**/api/chats", "**/api/chats/*/runs"
 
 
 @asynccontextmanager
-async def held(page: ChatPage, pattern: str, *, arrives: bool) -> AsyncIterator[asyncio.Event]:
-    """While the context lasts no POST to `pattern` is answered; the event says that one was sent.
+async def held(page: ChatPage, pattern: str, *, arrives: bool, times: int = 1) -> AsyncIterator[asyncio.Semaphore]:
+    """The first POSTs to `pattern`, so many `times`, are never answered; the semaphore is released as each is sent.
 
-    `arrives` says whether the gateway gets it nevertheless.
+    `arrives` says whether the gateway gets them nevertheless. Later ones go through: they may come at any moment.
     """
-    sent = asyncio.Event()
+    sent, left = asyncio.Semaphore(0), times
 
     async def hold(route: Route) -> None:
-        if route.request.method != "POST":
+        nonlocal left
+        if route.request.method != "POST" or left == 0:
             return await route.fallback()
+        left -= 1
         if arrives:
             await route.fetch()
-        sent.set()
+        sent.release()
         return None
 
     await page.page.route(pattern, hold)
@@ -57,7 +59,7 @@ async def test_reloaded_before_the_gateway_answers(
     await page.enter(NAME, PASSWORD)
     async with held(page, pattern, arrives=arrives) as sent:
         await page.ask("First")
-        await sent.wait()
+        await sent.acquire()
         await page.page.reload(wait_until="commit")
     await is_asked_once(page, backend)
 
@@ -66,11 +68,10 @@ async def test_reloaded_before_the_gateway_answers(
 async def test_reloaded_twice(page: ChatPage, backend: Backend, pattern: str) -> None:
     """The page that takes over is reloaded, too, before anything was answered."""
     await page.enter(NAME, PASSWORD)
-    for attempt in range(2):
-        async with held(page, pattern, arrives=False) as sent:
-            if attempt == 0:
-                await page.ask("First")
-            await sent.wait()
+    async with held(page, pattern, arrives=False, times=2) as sent:
+        await page.ask("First")
+        for _ in range(2):
+            await sent.acquire()
             await page.page.reload(wait_until="commit")
     await is_asked_once(page, backend)
 
@@ -95,7 +96,7 @@ async def test_question_whose_taking_was_not_heard_is_not_shown_twice(page: Chat
     await page.enter(NAME, PASSWORD)
     async with held(page, RUN, arrives=True) as sent:
         await page.ask("First")
-        await sent.wait()
+        await sent.acquire()
         await page.page.reload(wait_until="commit")
     await page.says(1, "Hello there.")
     await page.until("() => Object.keys(localStorage).every((key) => !key.startsWith('gatehouse.outbox.'))")
@@ -154,7 +155,7 @@ async def test_another_tab_sends_it_meanwhile(page: ChatPage, backend: Backend) 
 
     async with held(page, CHAT, arrives=False) as sent:
         await page.ask("First")
-        await sent.wait()
+        await sent.acquire()
         await page.page.route("**/auth/session", late)
         await page.page.reload(wait_until="commit")
     await backend.chats.ended(1)
