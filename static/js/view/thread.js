@@ -11,6 +11,7 @@ import { Turn } from "./message.js";
 
 const NEAR_END_PX = 48;
 const STILL_ANSWERING_MS = 7000;
+const NOWHERE = { top: 0, height: 0, room: 0 };
 const FRAMES_TO_SETTLE = 4; // heights above a message become known when it is drawn
 
 /** Whether the end is followed: as long as the reader has not left it. */
@@ -33,14 +34,14 @@ export function reveal(id) {
 export function Thread() {
   const scroller = useRef(null);
   const list = useRef(null);
-  const lastTop = useRef(0);
+  const before = useRef(NOWHERE);
   const conversation = current.value;
   const turns = conversation.turns.value;
 
   useEffect(() => {
     const box = scroller.current;
     const observer = new ResizeObserver(() => {
-      if (pinned.peek()) jumpToEnd(box);
+      if (pinned.peek()) before.current = jumpToEnd(box);
     });
     observer.observe(list.current);
     observer.observe(box);
@@ -51,7 +52,7 @@ export function Thread() {
   const last = turns.at(-1)?.[0];
   useLayoutEffect(() => {
     pinned.value = true;
-    jumpToEnd(scroller.current);
+    before.current = jumpToEnd(scroller.current);
   }, [conversation, last?.role === "user" ? last : null]);
 
   // Older messages above must not move what is read. Browsers' own anchoring does not see to that at the very top, and
@@ -66,12 +67,15 @@ export function Thread() {
     requestAnimationFrame(() => (box.style.overflowAnchor = ""));
   }, [turns[0]?.[0]]);
 
-  // Only the reader scrolls upwards; an answer that grows between two frames does not mean that they left the end.
+  // A view that moved up although nothing shrank was moved by the reader, however little: a wheel begins with a few
+  // pixels, and following the end at once would take them back.
   const onScroll = (event) => {
-    const { scrollTop, scrollHeight, clientHeight } = event.currentTarget;
-    if (scrollHeight - scrollTop - clientHeight < NEAR_END_PX) pinned.value = true;
-    else if (scrollTop < lastTop.current) pinned.value = false;
-    lastTop.current = scrollTop;
+    const now = place(event.currentTarget);
+    const { top, height, room } = before.current;
+    const left = now.height - now.top - now.room;
+    if (now.top < top && now.height >= height && now.room <= room) pinned.value = false;
+    else if (left <= 1 || (left < NEAR_END_PX && now.top >= top)) pinned.value = true;
+    before.current = now;
   };
   const toEnd = () => {
     pinned.value = true;
@@ -93,8 +97,13 @@ export function Thread() {
   `;
 }
 
+/** Where the view is: pixels above it, of all there is, of itself. */
+const place = ({ scrollTop, scrollHeight, clientHeight }) => ({ top: scrollTop, height: scrollHeight, room: clientHeight });
+
+/** Show the end; returns the place that this is. */
 function jumpToEnd(scroller) {
   scroller.scrollTop = scroller.scrollHeight;
+  return place(scroller);
 }
 
 /** Older messages are read when the reader comes near them. */
