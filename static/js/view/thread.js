@@ -11,7 +11,7 @@ import { Turn } from "./message.js";
 
 const NEAR_END_PX = 48;
 const STILL_ANSWERING_MS = 7000;
-const NOWHERE = { top: 0, height: 0, room: 0 };
+const NOWHERE = { top: 0, left: 0 };
 const FRAMES_TO_SETTLE = 4; // heights above a message become known when it is drawn
 
 /** Whether the end is followed: as long as the reader has not left it. */
@@ -41,6 +41,7 @@ export function Thread() {
   useEffect(() => {
     const box = scroller.current;
     const observer = new ResizeObserver(() => {
+      look(box);
       if (pinned.peek()) before.current = jumpToEnd(box);
     });
     observer.observe(list.current);
@@ -67,14 +68,13 @@ export function Thread() {
     requestAnimationFrame(() => (box.style.overflowAnchor = ""));
   }, [turns[0]?.[0]]);
 
-  // A view that moved up although nothing shrank was moved by the reader, however little: a wheel begins with a few
-  // pixels, and following the end at once would take them back.
-  const onScroll = (event) => {
-    const now = place(event.currentTarget);
-    const { top, height, room } = before.current;
-    const left = now.height - now.top - now.room;
-    if (now.top < top && now.height >= height && now.room <= room) pinned.value = false;
-    else if (left <= 1 || (left < NEAR_END_PX && now.top >= top)) pinned.value = true;
+  // While the end is followed only the reader moves the view up, but for content that shrank, and then it is at the end
+  // still. A few pixels count: a wheel begins with them, and the next jump to the end would take them back.
+  const look = (box) => {
+    const now = place(box);
+    const { top } = before.current;
+    if (now.top < top && now.left > 1) pinned.value = false;
+    else if (now.left <= 1 || (now.left < NEAR_END_PX && now.top > top)) pinned.value = true;
     before.current = now;
   };
   const toEnd = () => {
@@ -84,7 +84,7 @@ export function Thread() {
 
   const isEmpty = turns.length === 0 && conversation.state.value === "ready";
   return html`
-    <div class="scroller" ref=${scroller} onScroll=${onScroll} tabindex="0" role="region" aria-label=${t("thread")}>
+    <div class="scroller" ref=${scroller} style=${{ overflowAnchor: pinned.value ? "none" : "" }} onScroll=${(event) => look(event.currentTarget)} tabindex="0" role="region" aria-label=${t("thread")}>
       ${conversation.older.value !== null && turns.length > 0 && html`<${Older} conversation=${conversation} scroller=${scroller} />`}
       <div class="thread" ref=${list} role="log" aria-live="off" aria-label=${t("messages")} onClick=${copyCode}>
         ${isEmpty && html`<${Greeting} conversation=${conversation} />`}
@@ -97,8 +97,8 @@ export function Thread() {
   `;
 }
 
-/** Where the view is: pixels above it, of all there is, of itself. */
-const place = ({ scrollTop, scrollHeight, clientHeight }) => ({ top: scrollTop, height: scrollHeight, room: clientHeight });
+/** Where the view is: pixels above it and below it. */
+const place = ({ scrollTop, scrollHeight, clientHeight }) => ({ top: scrollTop, left: scrollHeight - scrollTop - clientHeight });
 
 /** Show the end; returns the place that this is. */
 function jumpToEnd(scroller) {
