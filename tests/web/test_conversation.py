@@ -267,24 +267,3 @@ async def test_chinese_browser_gets_a_chinese_page(browser: Browser, backend: Ba
         await page.page.get_by_text("English").click()
         await expect(page.page.get_by_role("button", name="Sign out")).to_be_visible()
         await expect(page.questions).to_have_text(["你好"])
-
-
-async def test_a_few_pixels_up_leave_the_end(page: ChatPage, backend: Backend) -> None:
-    """Who turns the wheel a little while an answer grows is not brought back to its end, until they ask for it."""
-    backend.script.append(Script(content=[f"Line {number}\n\n" for number in range(300)], pause=0.01))
-    await page.enter(NAME, PASSWORD)
-    await page.ask("Count")
-    await page.until("() => document.querySelector('.scroller').scrollTop > 200")
-    await page.page.locator(".scroller").hover()
-    await page.page.mouse.wheel(0, -20)
-    to_end = page.page.locator(".to-end")
-    await to_end.wait_for()
-    read = await page.page.locator(".scroller").evaluate("(box) => box.scrollTop")
-    await page.answered()
-    assert abs(await page.page.locator(".scroller").evaluate("(box) => box.scrollTop") - read) <= 20
-    await to_end.click()
-    await expect(to_end).to_have_count(0)
-    await page.until(
-        "() => { const box = document.querySelector('.scroller');"
-        " return box.scrollHeight - box.scrollTop - box.clientHeight < 2; }"
-    )

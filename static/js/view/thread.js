@@ -11,7 +11,6 @@ import { Turn } from "./message.js";
 
 const NEAR_END_PX = 48;
 const STILL_ANSWERING_MS = 7000;
-const NOWHERE = { top: 0, left: 0 };
 const FRAMES_TO_SETTLE = 4; // heights above a message become known when it is drawn
 
 /** Whether the end is followed: as long as the reader has not left it. */
@@ -34,15 +33,14 @@ export function reveal(id) {
 export function Thread() {
   const scroller = useRef(null);
   const list = useRef(null);
-  const before = useRef(NOWHERE);
+  const lastTop = useRef(0);
   const conversation = current.value;
   const turns = conversation.turns.value;
 
   useEffect(() => {
     const box = scroller.current;
     const observer = new ResizeObserver(() => {
-      look(box);
-      if (pinned.peek()) before.current = jumpToEnd(box);
+      if (pinned.peek()) jumpToEnd(box);
     });
     observer.observe(list.current);
     observer.observe(box);
@@ -53,7 +51,7 @@ export function Thread() {
   const last = turns.at(-1)?.[0];
   useLayoutEffect(() => {
     pinned.value = true;
-    before.current = jumpToEnd(scroller.current);
+    jumpToEnd(scroller.current);
   }, [conversation, last?.role === "user" ? last : null]);
 
   // Older messages above must not move what is read. Browsers' own anchoring does not see to that at the very top, and
@@ -68,14 +66,12 @@ export function Thread() {
     requestAnimationFrame(() => (box.style.overflowAnchor = ""));
   }, [turns[0]?.[0]]);
 
-  // While the end is followed only the reader moves the view up, but for content that shrank, and then it is at the end
-  // still. A few pixels count: a wheel begins with them, and the next jump to the end would take them back.
-  const look = (box) => {
-    const now = place(box);
-    const { top } = before.current;
-    if (now.top < top && now.left > 1) pinned.value = false;
-    else if (now.left <= 1 || (now.left < NEAR_END_PX && now.top > top)) pinned.value = true;
-    before.current = now;
+  // Only the reader scrolls upwards; an answer that grows between two frames does not mean that they left the end.
+  const onScroll = (event) => {
+    const { scrollTop, scrollHeight, clientHeight } = event.currentTarget;
+    if (scrollHeight - scrollTop - clientHeight < NEAR_END_PX) pinned.value = true;
+    else if (scrollTop < lastTop.current) pinned.value = false;
+    lastTop.current = scrollTop;
   };
   const toEnd = () => {
     pinned.value = true;
@@ -84,7 +80,7 @@ export function Thread() {
 
   const isEmpty = turns.length === 0 && conversation.state.value === "ready";
   return html`
-    <div class="scroller" ref=${scroller} style=${{ overflowAnchor: pinned.value ? "none" : "" }} onScroll=${(event) => look(event.currentTarget)} tabindex="0" role="region" aria-label=${t("thread")}>
+    <div class="scroller" ref=${scroller} onScroll=${onScroll} tabindex="0" role="region" aria-label=${t("thread")}>
       ${conversation.older.value !== null && turns.length > 0 && html`<${Older} conversation=${conversation} scroller=${scroller} />`}
       <div class="thread" ref=${list} role="log" aria-live="off" aria-label=${t("messages")} onClick=${copyCode}>
         ${isEmpty && html`<${Greeting} conversation=${conversation} />`}
@@ -97,13 +93,8 @@ export function Thread() {
   `;
 }
 
-/** Where the view is: pixels above it and below it. */
-const place = ({ scrollTop, scrollHeight, clientHeight }) => ({ top: scrollTop, left: scrollHeight - scrollTop - clientHeight });
-
-/** Show the end; returns the place that this is. */
 function jumpToEnd(scroller) {
   scroller.scrollTop = scroller.scrollHeight;
-  return place(scroller);
 }
 
 /** Older messages are read when the reader comes near them. */
