@@ -8,11 +8,11 @@ import shutil
 from collections.abc import AsyncIterator
 from typing import Any
 
-import pytest
 import pytest_asyncio
 from aiohttp import web
 from playwright.async_api import Browser, async_playwright
 
+from tests.support.needs import missing
 from tests.web.backend import Backend
 from tests.web.chatpage import ChatPage, new_page
 
@@ -36,11 +36,7 @@ def chromium_path() -> str:
     """Where Chromium is; a machine without it skips these tests, except in CI, where they must run."""
     path = os.environ.get("CHROMIUM", "chromium")
     found = shutil.which(path)
-    if found is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"no Chromium at {path!r}: the browser tests must run in CI")
-        pytest.skip(f"no Chromium at {path!r}")
-    return found
+    return found or missing(f"Chromium at {path!r}")
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
