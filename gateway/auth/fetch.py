@@ -3,17 +3,21 @@
 Providers are named in the configuration, but what they publish names further addresses; those must be HTTPS too.
 """
 
+from __future__ import annotations
+
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
 from gateway.auth.claims import strict_json
-from gateway.auth.jwks import JwkSet, read_jwks
 from gateway.auth.published import FetchError
 from gateway.config import IssuerSettings, is_near
+
+if TYPE_CHECKING:
+    from gateway.auth.jwks import JwkSet
 
 MAX_BYTES = 256 * 1024
 FETCH_SECONDS = 10.0
@@ -139,6 +143,8 @@ class JwksFile:
 
 def parse(data: bytes, where: str, settings: IssuerSettings) -> JwkSet:
     """The key set; FetchError when it is none, or holds nothing that can be used."""
+    from gateway.auth.jwks import read_jwks  # noqa: PLC0415 - with cryptography, which only public keys need
+
     try:
         found = read_jwks(data, settings.algorithm)
     except ValueError as error:

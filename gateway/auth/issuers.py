@@ -8,7 +8,6 @@ from pathlib import Path
 
 from gateway.auth.claims import ClaimRules
 from gateway.auth.fetch import Fetcher, JwksDocument, JwksFile
-from gateway.auth.jwks import read_pem
 from gateway.auth.keys import Key, KeyFileError, KeyFinder, KeySet, read_secret_file
 from gateway.auth.published import PublishedKeys
 from gateway.auth.sso import SsoProvider
@@ -103,6 +102,8 @@ class ForeignIssuers:
 
 
 def _pem_key(path: Path, kid: str, algorithm: str | None) -> Key:
+    from gateway.auth.jwks import read_pem  # noqa: PLC0415 - with cryptography, which only public keys need
+
     try:
         return read_pem(path.read_bytes(), kid, algorithm)
     except OSError as error:

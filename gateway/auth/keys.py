@@ -2,12 +2,17 @@
 
 The house's own key is HS256 with the secret in a file, made on first start. Keys of other kinds (`jwks.py`: PEM, JWK
 sets) are further ways to build a `Key`; everything that uses one knows only `kid`, `algorithm` and the key itself.
+
+Secrets need HMAC alone, which Python has. PyJWT and cryptography, a tenth of the memory, come with public keys.
 """
+
+from __future__ import annotations
 
 import base64
 import contextlib
 import hashlib
 import hmac
+import json
 import logging
 import os
 import secrets
@@ -16,17 +21,17 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, Self
-
-from jwt import PyJWK, PyJWS
+from typing import TYPE_CHECKING, Protocol, Self
 
 from gateway.config import Config
+
+if TYPE_CHECKING:
+    from jwt import PyJWK
 
 MIN_SECRET_BYTES = 32  # RFC 7518, section 3.2: as long as the hash
 MAX_SECRET_BYTES = 4096  # more is not a secret but the wrong file
 MIN_DIFFERENT_BYTES = 8  # 32 random bytes never have fewer; "aaaa…" and "0123012301…" do
 _NEW_SECRET_BYTES = 48
-_JWS = PyJWS()
 _log = logging.getLogger("gateway.auth")
 
 
@@ -40,32 +45,45 @@ class Key:
 
     kid: str
     algorithm: str
-    jwk: PyJWK = field(repr=False, compare=False)
+    material: bytes | PyJWK = field(repr=False, compare=False)
+    """The secret of a symmetric key, or a public one."""
 
     @classmethod
     def from_secret(cls, secret: bytes, algorithm: str = "HS256", kid: str | None = None) -> Self:
         """A symmetric key. Its id is derived from the secret, so that every worker and host agrees on it."""
         kid = kid if kid is not None else encode_segment(hmac.digest(secret, b"gatehouse kid", "sha256")[:9])
-        return cls(kid, algorithm, PyJWK({"kty": "oct", "k": encode_segment(secret)}, algorithm))
+        return cls(kid, algorithm, secret)
 
     @property
     def secret(self) -> bytes:
         """The secret of a symmetric key, to derive others from."""
-        if not isinstance(self.jwk.key, bytes):
+        if not isinstance(self.material, bytes):
             raise TypeError("not a symmetric key")
-        return self.jwk.key
+        return self.material
 
-    def is_same(self, other: "Key") -> bool:
+    def is_same(self, other: Key) -> bool:
         """Whether both verify the same signatures."""
-        return self.algorithm == other.algorithm and bool(self.jwk.key == other.jwk.key)
+        return self.algorithm == other.algorithm and bool(_bare(self.material) == _bare(other.material))
 
     def verify(self, signing_input: bytes, signature: bytes) -> bool:
         """Whether the signature is this key's, by this key's algorithm; compares in constant time."""
-        return self.jwk.Algorithm.verify(signing_input, self.jwk.key, signature)
+        if isinstance(self.material, bytes):
+            return hmac.compare_digest(self._mac(signing_input), signature)
+        return self.material.Algorithm.verify(signing_input, self.material.key, signature)
 
     def sign(self, payload: bytes) -> str:
-        """The compact JWS of `payload` under this key."""
-        return _JWS.encode(payload, self.jwk, headers={"kid": self.kid})
+        """The compact JWS of `payload` under this key, which must be symmetric."""
+        header = json.dumps({"alg": self.algorithm, "kid": self.kid, "typ": "JWT"}, separators=(",", ":"))
+        signing_input = f"{encode_segment(header.encode())}.{encode_segment(payload)}"
+        return f"{signing_input}.{encode_segment(self._mac(signing_input.encode()))}"
+
+    def _mac(self, signing_input: bytes) -> bytes:
+        """HMAC by the algorithm's SHA-2 (RFC 7518, section 3.2)."""
+        return hmac.digest(self.secret, signing_input, f"sha{self.algorithm.removeprefix('HS')}")
+
+
+def _bare(material: bytes | PyJWK) -> object:
+    return material if isinstance(material, bytes) else material.key
 
 
 class KeyFinder(Protocol):

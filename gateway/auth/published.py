@@ -9,14 +9,19 @@ publishes a key before it signs with it (as all that rotate do) never sees that.
 Sources: RFC 7517; RFC 5861, section 4; OpenID Connect Discovery 1.0, section 4.
 """
 
+from __future__ import annotations
+
 import asyncio
 import logging
 import re
 import time
 from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
-from gateway.auth.jwks import JwkSet
 from gateway.auth.keys import Key, find_key
+
+if TYPE_CHECKING:
+    from gateway.auth.jwks import JwkSet
 
 MIN_MAX_AGE = 10.0  # seconds; an issuer's Cache-Control may ask for less, and gets this
 _MAX_AGE = re.compile(r"(?:^|[\s,])max-age=(\d{1,9})(?:$|[\s,;])")
@@ -27,7 +32,7 @@ class FetchError(Exception):
     """Keys could not be had. The text says from where and why, and holds nothing that came back."""
 
 
-Fetch = Callable[[], Awaitable[tuple[JwkSet, str]]]
+Fetch = Callable[[], Awaitable["tuple[JwkSet, str]"]]
 """Gets the set and its Cache-Control. Raises FetchError."""
 
 

@@ -1,6 +1,6 @@
 """JWTs: verify what callers present, issue our own. Verifying never waits: no SQL, no network.
 
-PyJWT brings the algorithms; `signed.py` checks the form and the signature, `claims.py` what a token says.
+PyJWT brings the algorithms of public keys; `signed.py` checks form and signature, `claims.py` what a token says.
 """
 
 import math

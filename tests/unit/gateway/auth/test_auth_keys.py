@@ -6,6 +6,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
+import jwt
 import pytest
 
 from gateway.auth.keys import (
@@ -175,3 +176,14 @@ def test_a_set_needs_a_key() -> None:
     """No verifier is ever built with nothing to verify by."""
     with pytest.raises(ValueError, match="needs a key"):
         KeySet([])
+
+
+@pytest.mark.parametrize("algorithm", ["HS256", "HS384", "HS512"])
+def test_signs_and_verifies_as_others_do(algorithm: str) -> None:
+    """PyJWT accepts what a secret signs, and the key what PyJWT signs with it."""
+    secret = SECRET * 2
+    key = Key.from_secret(secret, algorithm, "k")
+    assert jwt.decode(key.sign(b'{"sub":"ada"}'), secret, [algorithm]) == {"sub": "ada"}
+    signing_input, _, signature = jwt.encode({"sub": "ada"}, secret, algorithm).rpartition(".")
+    assert key.verify(signing_input.encode(), decode_segment(signature))
+    assert not key.verify(signing_input.encode() + b"x", decode_segment(signature))
