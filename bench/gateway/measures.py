@@ -18,6 +18,7 @@ from bench.gateway.peers import REST, Peer, Running
 
 Figures = dict[str, float | None]
 TRIES = 4
+STREAMS_BEGIN_SECONDS = 1.5  # for 256 of them
 
 
 @dataclass
@@ -135,20 +136,39 @@ def _closed(bench: Bench, peer: Running, body: str, connections: int) -> Figures
 
 
 def chunk(bench: Bench, peer: Running) -> Figures:
-    """256 streams that all emit in the same 20 ms tick, as an engine's step does; the client asked for no usage."""
-    chunks = max(150, round(bench.seconds * 50))  # so many that what a request costs does not show
+    """256 streams that all emit in the same 20 ms tick, as an engine's step does; the client asked for no usage.
+
+    Of the time in which all of them flow: what it costs to begin and to end one is `stream`'s figure.
+    """
+    chunks = round((bench.seconds + STREAMS_BEGIN_SECONDS) * 50)
     bench.control(chunks=chunks, interval=20_000, together=1)
-    before = cpu(peer.pids)
-    report = bench.load(peer, "stream", "stream", c=256, n=256, t=bench.seconds + 5, e=chunks)
-    used = cpu(peer.pids) - before
+    with bench.loading(peer, "stream", "stream", c=256, n=256, t=bench.seconds + 10, e=chunks) as process:
+        with contextlib.suppress(RuntimeError):  # some begin only as others end
+            host.until("all streams flow", lambda: bench.stats()["active"] == 256 or process.poll() is not None)
+        sent, used, began = bench.stats()["chunks"], cpu(peer.pids), time.monotonic()
+        while time.monotonic() - began < bench.seconds and process.poll() is None:
+            time.sleep(0.02)
+        sent, used = bench.stats()["chunks"] - sent, cpu(peer.pids) - used
+        report = json.loads(process.communicate()[0])
     lost = _expect(peer, report, "lost", "cut_short")
     if peer.name == "gatehouse":
         _expect(peer, report, "with_usage")
     return {
-        "cpu_us": used / report["chunks"] if peer.process and report["chunks"] else None,
+        "cpu_us": used / sent if peer.process and sent else None,
         "transit_p50_ms": _ms(report, "transit"),
         "lost": lost,
     }
+
+
+def stream(bench: Bench, peer: Running) -> Figures:
+    """64 connections, one stream of ten chunks after another on each, without a pause: CPU time of a whole stream."""
+    bench.control(chunks=10, interval=0)
+    bench.load(peer, "stream", "stream", c=64, n=64, t=10, e=10)
+    before = cpu(peer.pids)
+    report = bench.load(peer, "stream", "stream", c=64, n=round(500 * bench.seconds), t=60, e=10)
+    used = cpu(peer.pids) - before
+    lost = _expect(peer, report, "lost", "cut_short")
+    return {"cpu_us": used / report["ok"] if peer.process and report["ok"] else None, "lost": lost}
 
 
 def latency(bench: Bench, peer: Running) -> Figures:
@@ -228,5 +248,5 @@ def _expect(peer: Running, report: dict[str, Any], *none_of: str) -> float:
 MEASURES = {
     each.__name__: each
     # what takes memory comes last, the larger after the smaller: it is not given back
-    for each in (startup, request, latency, idle, long_prompt, chinese_chat, first_chunk, chunk, disconnect, thousand)
+    for each in (startup, request, stream, latency, idle, long_prompt, chinese_chat, first_chunk, chunk, disconnect, thousand)
 }
