@@ -248,5 +248,17 @@ def _expect(peer: Running, report: dict[str, Any], *none_of: str) -> float:
 MEASURES = {
     each.__name__: each
     # what takes memory comes last, the larger after the smaller: it is not given back
-    for each in (startup, request, stream, latency, idle, long_prompt, chinese_chat, first_chunk, chunk, disconnect, thousand)
+    for each in (
+        startup,
+        request,
+        stream,
+        latency,
+        idle,
+        long_prompt,
+        chinese_chat,
+        first_chunk,
+        chunk,
+        disconnect,
+        thousand,
+    )
 }
