@@ -4,10 +4,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, tuple_, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.store import schema, search
 from gateway.store.chat_rows import Chat, ChatChange, NewChat, Status
+from gateway.store.connection import AsyncConnection
 from gateway.store.database import Database
 
 _CHATS = schema.chats

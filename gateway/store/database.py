@@ -10,8 +10,8 @@ from typing import Literal
 
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError, IntegrityError, SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway.store.connection import AsyncConnection, begun, closed
 from gateway.store.postgresql import Postgresql, installed
 from gateway.store.sqlite import Sqlite
 
@@ -57,18 +57,18 @@ class Database:
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
         """A transaction that only reads; it sees one moment's state."""
-        async with self._translated("read"), self._engine.readers.begin() as connection:
+        async with self._translated("read"), begun(self._engine.readers) as connection:
             yield connection
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncConnection]:
         """A transaction that may write: all of it or nothing of it happens, even if the process is killed."""
-        async with self._translated("write"), self._engine.writers.begin() as connection:
+        async with self._translated("write"), begun(self._engine.writers) as connection:
             yield connection
 
     async def close(self) -> None:
         """Close every connection."""
-        await self._engine.writers.dispose()
+        await closed(self._engine.writers)
 
     @asynccontextmanager
     async def _translated(self, kind: Kind) -> AsyncIterator[None]:

@@ -4,12 +4,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, bindparam, func, insert, literal, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import Connection, Select, bindparam, func, insert, literal, select, update
 
 from gateway.store import schema, search
 from gateway.store.chat_rows import Chat, Ending, Hit, Message, NewMessage, Role, Status
 from gateway.store.chats import TooMany, chats_where
+from gateway.store.connection import AsyncConnection
 from gateway.store.database import Database
 
 _CHATS = schema.chats
@@ -59,15 +59,8 @@ class MessageRows:
             query = query.where(_MESSAGES.c.number < before)
         if since is not None:
             query = query.where(_MESSAGES.c.version > since)
-        found: list[Message] = []
-        characters = 0
-        async with self._database.read() as connection, connection.stream(query.limit(limit + 1)) as rows:
-            async for row in rows.mappings():
-                characters += len(row["content"]) + len(row["reasoning"])
-                if len(found) == limit or (found and characters > most_characters):
-                    return Messages(found[::-1], found[-1].number)
-                found.append(_message(row))
-        return Messages(found[::-1], None)
+        async with self._database.read() as connection:
+            return await connection.run_sync(_page, query, limit, most_characters)
 
     async def path(self, chat_id: str, message_id: str) -> list[Message]:
         """From the first message to this one; empty when it is none of this chat."""
@@ -218,6 +211,19 @@ class MessageRows:
         hits = [Hit(chats[chat_id], None) for chat_id in titles]
         hits += [Hit(chats[message.chat], message) for message in messages]
         return Hits(hits, messages[-1].number if len(rows) > limit else None)
+
+
+def _page(connection: Connection, query: Select[Any], limit: int, most_characters: int) -> Messages:
+    found: list[Message] = []
+    characters = 0
+    streamed = query.limit(limit + 1).execution_options(stream_results=True)  # what is too much is not fetched
+    with connection.execute(streamed) as rows:
+        for row in rows.mappings():
+            characters += len(row["content"]) + len(row["reasoning"])
+            if len(found) == limit or (found and characters > most_characters):
+                return Messages(found[::-1], found[-1].number)
+            found.append(_message(row))
+    return Messages(found[::-1], None)
 
 
 def _titles(connection: Connection, owner: str, query: search.Query) -> list[str]:

@@ -7,8 +7,7 @@ Source: https://www.psycopg.org/psycopg3/docs/advanced/prepare.html#using-prepar
 
 from importlib.util import find_spec
 
-from sqlalchemy import URL
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy import URL, Engine, create_engine
 
 CONNECT_SECONDS = 5
 STATEMENT_SECONDS = 10
@@ -23,8 +22,8 @@ class Postgresql:
     missing = False
 
     def __init__(self, url: URL) -> None:
-        engine: AsyncEngine = create_async_engine(
-            url.set(drivername="postgresql+psycopg"),
+        engine: Engine = create_engine(
+            url.set(drivername="postgresql+psycopg_async"),
             hide_parameters=True,
             pool_size=4,
             max_overflow=0,

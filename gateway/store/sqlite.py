@@ -13,8 +13,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, event
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy import URL, Connection, Engine, create_engine, event
 
 BUSY_SECONDS = 10
 """How long a writer waits for another one."""
@@ -26,14 +25,12 @@ class Sqlite:
     def __init__(self, url: URL) -> None:
         self._file = Path(str(url.database))
         # hide_parameters: SQLAlchemy would put hashes and names into the text of its errors
-        self.readers: AsyncEngine = create_async_engine(
-            url, hide_parameters=True, pool_size=4, max_overflow=0, pool_timeout=5
-        )
+        self.readers: Engine = create_engine(url, hide_parameters=True, pool_size=4, max_overflow=0, pool_timeout=5)
         self.writers = self.readers.execution_options(begin="BEGIN IMMEDIATE")
         self.lock_migrations: str | None = None  # a writing transaction is the lock
         logging.getLogger("aiosqlite").setLevel(logging.INFO)  # at DEBUG it logs every parameter, hashes included
-        event.listen(self.readers.sync_engine, "connect", _configure)
-        event.listen(self.readers.sync_engine, "begin", _begin)
+        event.listen(self.readers, "connect", _configure)
+        event.listen(self.readers, "begin", _begin)
 
     @property
     def missing(self) -> bool:

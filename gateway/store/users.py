@@ -5,9 +5,9 @@ from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import RowMapping, delete, func, insert, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.store import schema
+from gateway.store.connection import AsyncConnection
 from gateway.store.database import Conflict, Database
 from gateway.store.rows import Revocation, RevocationKind, User
 

@@ -20,6 +20,8 @@ DEADLINE = 60.0
 HEAVY = {
     "cryptography": "public keys of other issuers",
     "jwt": "public keys of other issuers",
+    "sqlalchemy.orm": "nobody",
+    "sqlalchemy.dialects.postgresql": "PostgreSQL",
     "alembic": "a migration that is pending",
 }
 

@@ -192,7 +192,7 @@ async def main():
         steps += args[2].strip().startswith("CREATE")
         if steps == int(sys.argv[2]):
             os.kill(os.getpid(), signal.SIGKILL)
-    event.listen(store.database._engine.writers.sync_engine, "after_cursor_execute", count)
+    event.listen(store.database._engine.writers, "after_cursor_execute", count)
     await store.start()
 asyncio.run(main())
 """
