@@ -28,14 +28,17 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0, help="of each load")
     parser.add_argument("--budget", action="store_true", help="the gateway with each layer taken out, instead of peers")
     parser.add_argument("--against", type=Path, help="the checkout of another version, to stand beside this one")
+    parser.add_argument("--python", default=sys.executable, help="that the gateway runs with; default: this one")
     parser.add_argument("--out", type=Path, help="JSON file for the results; their plot goes beside it, as .png")
     chosen = parser.parse_args()
-    peers = {name: PEERS[name] for name in chosen.peers}
+    peers = PEERS | {"gatehouse": gatehouse(python=chosen.python)}
+    peers = {name: peers[name] for name in chosen.peers}
     if chosen.against:
-        peers["gatehouse, other version"] = gatehouse("gatehouse, other version", checkout=chosen.against.resolve())
+        other = "gatehouse, other version"
+        peers[other] = gatehouse(other, checkout=chosen.against.resolve(), python=chosen.python)
     if chosen.budget:
         peers = {"nginx": PEERS["nginx"]} | {
-            name: gatehouse(name, without=gone) for name, gone in report.BUDGET.items()
+            name: gatehouse(name, without=gone, python=chosen.python) for name, gone in report.BUDGET.items()
         }
     machine = host.describe()
     found = report.with_added(measure(peers, chosen.measures, passes=chosen.passes, seconds=chosen.seconds))
@@ -44,8 +47,8 @@ def main() -> None:
         print("\n" + report.budget(found))
     if chosen.out:
         run = {"passes": chosen.passes, "seconds": chosen.seconds}
-        other = {"other_version": host.revision(chosen.against)} if chosen.against else {}
-        host.write(chosen.out, machine | run | other | {"results": found})
+        against = {"other_version": host.revision(chosen.against)} if chosen.against else {}
+        host.write(chosen.out, machine | run | against | {"results": found})
         report.bars(found, chosen.out.with_suffix(".png"))
 
 

@@ -169,10 +169,17 @@ def redis(folder: Path) -> Iterator[str]:
         yield f"unix://{socket}"
 
 
-def gatehouse(name: str = "gatehouse", *, without: tuple[str, ...] = (), checkout: Path | None = None) -> Peer:
+def gatehouse(
+    name: str = "gatehouse",
+    *,
+    without: tuple[str, ...] = (),
+    checkout: Path | None = None,
+    python: str = sys.executable,
+) -> Peer:
     """`gatehouse gateway` as it runs in production, one worker: tokens, limits in Redis, record, metrics, metering.
 
     `without` takes layers out, for the budget (`bench.gateway.without`). `checkout`: that of another version.
+    `python`: another environment's, such as one of requirements.lock alone: redis-py imports what the tests bring.
     """
 
     @contextlib.contextmanager
@@ -194,10 +201,10 @@ def gatehouse(name: str = "gatehouse", *, without: tuple[str, ...] = (), checkou
             module = (
                 ["bench.gateway.without", ",".join(without)] if set(without) - {"redis", "limits"} else ["gatehouse"]
             )
-            argv = [sys.executable, "-m", *module, "gateway", "--config", str(file), "--state-dir", str(state)]
+            argv = [python, "-m", *module, "gateway", "--config", str(file), "--state-dir", str(state)]
             other = {"cwd": checkout, "env": os.environ | {"PYTHONPATH": str(checkout)}} if checkout else {}
             once = ["user", "list", "--config", str(file), "--state-dir", str(state)]  # makes the database
-            subprocess.run([sys.executable, "-m", "gatehouse", *once], check=True, stdout=subprocess.DEVNULL, **other)
+            subprocess.run([python, "-m", "gatehouse", *once], check=True, stdout=subprocess.DEVNULL, **other)
             begun = time.monotonic()
             process = stack.enter_context(running(argv, folder / "output.log", on=MEASURED, **other))
             until(name, (state / "gateway.json").exists, process)
