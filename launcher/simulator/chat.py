@@ -13,7 +13,7 @@ from launcher.simulator.params import Params, check_characters, check_prompt, ch
 from launcher.simulator.plans import chat_plan
 from launcher.simulator.prompts import check_conversation, messages_of, render, text_of
 from launcher.simulator.service import Answer, Call
-from launcher.simulator.tokenizer import encode
+from launcher.simulator.tokenizer import token
 
 DONE = b"data: [DONE]\n\n"
 
@@ -71,12 +71,16 @@ class ChatAnswer(Answer):
         plan = sequence.plan
         place = sequence.produced - 1 - plan.hidden
         if finish == "abort":
-            self._chunk(sequence, {"content": ""}, piece, finish)
+            self._chunk(sequence, {"content": ""}, None, finish)
             return
-        if plan.tool is not None and place >= plan.reasoning:
+        if place < 0:
+            if finish is None and not self.params.token_ids and not self.params.want_logprobs:
+                return
+            delta = {}
+        elif plan.tool is not None and place >= plan.reasoning:
             delta = self._tool_delta(sequence, piece, first=place == plan.reasoning)
         else:
-            delta = {"reasoning" if 0 <= place < plan.reasoning else "content": piece}
+            delta = {"reasoning" if place < plan.reasoning else "content": piece}
         if finish in ("stop", "tool_calls"):
             self._chunk(sequence, delta, piece, None)
             self._chunk(sequence, {}, None, finish)
@@ -85,13 +89,15 @@ class ChatAnswer(Answer):
 
     def _open(self, generation: Generation) -> None:
         self._opened = True
-        tail = b""
+        tail = b',"prompt_token_ids":%b,"prompt_text":null' % dumps(
+            generation.prompt if self.params.token_ids else None
+        )
         if self.params.continuous_usage:
-            tail = b',"usage":' + dumps(self._continuous(generation, 0, None))
+            tail = b',"usage":' + dumps(self._continuous(generation, 0, None)) + tail
         for index in range(len(generation.sequences)):
             choice = {"index": index, "delta": {"role": "assistant", "content": ""}, "logprobs": None}
             body = dumps({**choice, "finish_reason": None})
-            self.request.write(self._head + body + b"]" + tail + b',"prompt_token_ids":null,"prompt_text":null}\n\n')
+            self.request.write(self._head + body + b"]" + tail + b"}\n\n")
 
     def _chunk(self, sequence: Sequence, delta: dict[str, Any], piece: str | None, finish: str | None) -> None:
         logprobs = None
@@ -101,7 +107,9 @@ class ChatAnswer(Answer):
         choice["finish_reason"] = finish
         if finish is not None:
             choice["stop_reason"] = sequence.plan.stop_reason if finish != "abort" else None
-        choice["token_ids"] = encode(piece) if self.params.token_ids and piece else None
+        choice["token_ids"] = None
+        if self.params.token_ids:
+            choice["token_ids"] = [] if piece is None else [token(sequence.plan.pieces[sequence.produced - 1])]
         tail = b""
         if self.params.continuous_usage:
             tail = b',"usage":' + dumps(self._continuous(sequence.generation, sequence.produced, sequence))
@@ -190,6 +198,6 @@ class ChatAnswer(Answer):
             "logprobs": chat_logprobs(tokens, self.params.top_logprobs) if self.params.want_logprobs else None,
             "finish_reason": sequence.finish,
             "stop_reason": plan.stop_reason,
-            "token_ids": encode("".join(tokens)) if self.params.token_ids else None,
+            "token_ids": [token(each) for each in tokens] if self.params.token_ids else None,
             "routed_experts": None,
         }

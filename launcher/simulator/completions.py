@@ -12,7 +12,7 @@ from launcher.simulator.logprobs import completion_logprobs
 from launcher.simulator.params import Params, check_characters, check_ranges, output_budget, read
 from launcher.simulator.plans import build, seed_of, structured_text
 from launcher.simulator.service import Answer, Call
-from launcher.simulator.tokenizer import decode, encode
+from launcher.simulator.tokenizer import decode, encode, token
 
 _DEFAULT_MAX_TOKENS = 16
 
@@ -76,15 +76,20 @@ class CompletionAnswer(Answer):
 
     def on_token(self, sequence: Sequence, piece: str, finish: str | None) -> None:
         """Write one token."""
-        if self._echo and sequence.produced == 1:
+        first = sequence.produced == 1
+        if self._echo and first and not self.params.token_ids:  # vLLM leaves it out beside token ids
             piece = decode(sequence.generation.prompt) + piece
+        ids = [] if finish == "abort" else [token(sequence.plan.pieces[sequence.produced - 1])]
+        prompt = sequence.generation.prompt if first and (self._echo or self.params.token_ids) else None
         if finish == "stop":
-            self._chunk(sequence, piece, None)
-            self._chunk(sequence, "", finish)
+            self._chunk(sequence, piece, ids, None, prompt)
+            self._chunk(sequence, "", [], finish)
         else:
-            self._chunk(sequence, piece, finish)
+            self._chunk(sequence, piece, ids, finish, prompt)
 
-    def _chunk(self, sequence: Sequence, text: str, finish: str | None) -> None:
+    def _chunk(
+        self, sequence: Sequence, text: str, ids: list[int], finish: str | None, prompt: list[int] | None = None
+    ) -> None:
         logprobs = None
         if self.params.want_logprobs and text:
             logprobs = completion_logprobs([text], self.params.top_logprobs)
@@ -94,8 +99,8 @@ class CompletionAnswer(Answer):
             "logprobs": logprobs,
             "finish_reason": finish,
             "stop_reason": sequence.plan.stop_reason if finish == "stop" else None,
-            "prompt_token_ids": None,
-            "token_ids": encode(text) if self.params.token_ids and text else None,
+            "prompt_token_ids": prompt,
+            "token_ids": ids if self.params.token_ids else None,
         }
         tail = b""
         if self.params.continuous_usage:
@@ -153,7 +158,7 @@ class CompletionAnswer(Answer):
             "logprobs": completion_logprobs(said, self.params.top_logprobs) if self.params.want_logprobs else None,
             "finish_reason": sequence.finish,
             "stop_reason": plan.stop_reason,
-            "token_ids": encode("".join(plan.pieces)) if self.params.token_ids else None,
+            "token_ids": [token(each) for each in plan.pieces[: sequence.produced]] if self.params.token_ids else None,
             "prompt_logprobs": None,
             "prompt_token_ids": prompt if self.params.token_ids else None,
             "routed_experts": None,

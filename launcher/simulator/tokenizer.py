@@ -45,6 +45,11 @@ def _number(piece: str) -> int:
     return raw[0] if len(raw) == 1 else int.from_bytes(b"\x01" + raw, "big")
 
 
+def token(piece: str) -> int:
+    """Number of one token by its text; one without text is a control token."""
+    return _number(piece) if piece else CHANNEL
+
+
 def encode(text: str) -> list[int]:
     """Token numbers of a text."""
     return [_number(piece) for piece in _PIECE.findall(text)]

@@ -36,7 +36,7 @@ SERVERS: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
     "cap": (PLAIN, {}),
     "cap_flags": (FLAGGED, {"VLLM_SERVER_DEV_MODE": "1"}),
     "cap_gptoss": (HARMONY, {}),
-    "cap_harmony": (HARMONY, {}),
+    "cap_harmony": ((*HARMONY, "--sim-hidden-tokens", "3"), {}),
 }
 LONG = json.dumps({"messages": [{"role": "user", "content": "os " * 3000}]})
 ADAPTED = {

@@ -67,6 +67,23 @@ async def test_usage_is_the_tokens_of_the_text_sent(question: str) -> None:
         assert metrics["vllm:iteration_tokens_total_sum"] == usage["total_tokens"]
 
 
+@pytest.mark.parametrize("path", [CHAT, "/v1/completions"])
+async def test_token_ids_are_the_tokens_that_usage_counts(path: str) -> None:
+    """Of prompt and answer; in a chat the tokens without text are chunks of their own, which nobody gets without ids."""
+    body = {**BODIES[path], "n": 2, "max_tokens": 60, "temperature": 0, "stream_options": {"include_usage": True}}
+    async with simulator(knobs={"hidden_tokens": 3}) as engine:
+        told = (await frames(engine, path, **body, return_token_ids=True))[:-1]
+        plain = (await frames(engine, path, **body))[:-1]
+    choices = [choice for chunk in told for choice in chunk["choices"]]
+    usage = told[-1]["usage"]
+    assert sum(len(choice.get("token_ids", [])) for choice in choices) == usage["completion_tokens"] == 120
+    prompts = [each["prompt_token_ids"] for each in (told if path == CHAT else choices) if each.get("prompt_token_ids")]
+    assert [len(prompt) for prompt in prompts] == [usage["prompt_tokens"]] * 2
+    nothing = sum(choice.get("delta") == {} for choice in choices)
+    assert nothing == (6 if path == CHAT else 0)
+    assert len(plain) == len(told) - nothing
+
+
 async def test_everything_sent_is_counted_under_random_aborts() -> None:
     """Over many requests on four APIs with random disconnects, generated tokens = the counter, sent = generated."""
     choose = random.Random(7)
