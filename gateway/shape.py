@@ -12,7 +12,7 @@ import msgspec
 from gateway.bounds import check_bounds, check_logprobs, choices, logprobs, prompts
 from gateway.config import GatewaySettings
 from gateway.context import Api
-from gateway.dialects.openai import running_usage
+from gateway.dialects.openai import metered_options
 from gateway.errors import BadRequest
 from gateway.estimate import estimate_prompt_tokens
 from gateway.fields import Fields, count, decode, encoded, kind_of, read
@@ -57,6 +57,10 @@ COMPLETIONS_DEFAULT_MAX_TOKENS = 16  # vLLM's, like OpenAI's
 _HAVE_STREAM_OPTIONS = frozenset({Api.CHAT, Api.COMPLETIONS})
 _TAKE_PRIORITY = frozenset(Api) - {Api.MESSAGES}
 
+# with these, vLLM keeps token ids back, or what else it streams changes with them (docs/vllm.md); and their values that
+# do neither
+_NO_TOKEN_IDS = {"echo": (b"null", b"false"), "logprobs": (b"null", b"false"), "include_reasoning": (b"true",)}
+
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")  # one level down is 1, one up -1 as a signed byte
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[{]}"))
@@ -74,6 +78,7 @@ class Shaped(msgspec.Struct, frozen=True, eq=False):
     stream: bool
     show_usage: bool
     show_running_usage: bool
+    show_token_ids: bool  # they are the client's, if any: not those that the gateway asks for, to count them
     choices: int  # answers the engine makes in all
     choices_per_prompt: int
     max_tokens: int  # output tokens at most, of all choices together
@@ -96,6 +101,7 @@ NOTHING = Shaped(
     stream=False,
     show_usage=False,
     show_running_usage=False,
+    show_token_ids=True,
     choices=1,
     choices_per_prompt=1,
     max_tokens=0,
@@ -139,18 +145,25 @@ def shape(
     default = min(plan_default_tokens or settings.default_max_tokens, largest)
     limit = _output_limit(route, fields, default, largest=largest, room=room, bounded=plan_max_tokens is not None)
     check_logprobs(logprobs(fields, settings), limit * answers, settings)
+    show_usage = bool(options and options.get("include_usage"))
+    show_running_usage = show_usage and bool(options and options.get("continuous_usage_stats"))
+    show_token_ids = True
     if stream and has_options:
-        fields["stream_options"] = encoded(running_usage(options))
+        by_ids = not show_running_usage and _takes_token_ids(fields)
+        fields["stream_options"] = encoded(metered_options(options, running_usage=not by_ids))
+        if by_ids:
+            show_token_ids = bool(read(fields, "return_token_ids", bool, "a boolean"))
+            fields["return_token_ids"] = encoded(True)
     if cache_salt is not None and route.generates:
         fields["cache_salt"] = encoded(cache_salt)
-    show_usage = bool(options and options.get("include_usage"))
     return Shaped(
         fields=fields,
         takes_priority=route.generates and route.api in _TAKE_PRIORITY,
         model=asked_model,
         stream=stream,
         show_usage=show_usage,
-        show_running_usage=show_usage and bool(options and options.get("continuous_usage_stats")),
+        show_running_usage=show_running_usage,
+        show_token_ids=show_token_ids,
         choices=answers,
         choices_per_prompt=per_prompt,
         max_tokens=limit * answers,
@@ -205,6 +218,10 @@ def _refuse_owned(fields: Fields) -> None:
             code="field_not_allowed",
             param="background",
         )
+
+
+def _takes_token_ids(fields: Fields) -> bool:
+    return all(name not in fields or bytes(fields[name]) in harmless for name, harmless in _NO_TOKEN_IDS.items())
 
 
 def _output_limit(route: Route, fields: Fields, default: int, *, largest: int, room: int, bounded: bool) -> int:

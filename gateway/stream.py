@@ -107,6 +107,7 @@ def meter_of(route: Route, shaped: Shaped) -> StreamMeter:
             return OpenAIMeter(
                 show_usage=shaped.show_usage,
                 show_running_usage=shaped.show_running_usage,
+                show_token_ids=shaped.show_token_ids,
                 choices=shaped.choices,
                 choices_per_prompt=shaped.choices_per_prompt,
             )

@@ -1,8 +1,8 @@
-"""Chat completions and completions: usage in every chunk on request, `{"error":…}` frames, `[DONE]` at the end.
+"""Chat completions and completions: token ids in every chunk on request, `{"error":…}` frames, `[DONE]` at the end.
 
-The gateway always asks vLLM for running usage (`stream_options.continuous_usage_stats`) and takes from the stream what
-the client did not ask for. The cuts are made on bytes: inside a JSON string a quotation mark is always escaped, so that
-`,"usage":{` can only be the field itself.
+The gateway asks vLLM for token ids (`return_token_ids`), which it counts, and for the usage chunk at the end, and takes
+from the stream what the client did not ask for. The cuts are made on bytes: inside a JSON string a quotation mark is
+always escaped, so that `"token_ids":[` can only be the field itself.
 """
 
 import re
@@ -13,18 +13,23 @@ import msgspec
 from gateway.context import Usage
 from gateway.usage import StreamMeter
 
-_USAGE = re.compile(rb',"usage":(\{[^{}]*+(?:\{[^{}]*+\}[^{}]*+)*+\})')  # possessive: three times as fast
-_USAGE_FIELD = b',"usage":{'
-_USAGE_AT_END = re.compile(_USAGE.pattern.replace(rb"[^{}]", rb"[^{}\n]") + rb"\}\n\n")
-_EVENT_ENDS = re.compile(rb"(?<=\n\n)|(?<=\r\n\r\n)")
+_USAGE = re.compile(rb',"usage":\{[^{}]*+(?:\{[^{}]*+\}[^{}]*+)*+\}')  # possessive: three times as fast
+_TOKEN_IDS = re.compile(rb'("(?:prompt_)?token_ids":)\[[0-9,]*+\]')
+_OUTPUT_END = re.compile(  # of a chat's chunk and of a completion's
+    rb'"finish_reason":null,(?:"stop_reason":null,"prompt_token_ids":null,)?"token_ids":\[([0-9][0-9,]*+)\]\}\]\}\n\n'
+)
+_WITHOUT_IDS = b"null}]}\n\n"
+_EMPTY = b'"delta":{},"logprobs":null,'
+_EMPTY_CHUNK = _EMPTY + b'"finish_reason":null,"token_ids":['
+_EVENT = re.compile(rb"(?:(?!\r?\n)[^\n]*+\n)*+\r?\n")  # lines to an empty one
 _ERROR = b'data: {"error"'
-_USAGE_ONLY = b'"choices":[]'
 _ABORTED = b'"finish_reason":"abort"'
 _TERMINAL = b'"finish_reason":"'  # a chunk that ends its choice; in all others it is null
 _GOES_ON = b'"finish_reason":null'
 _CHUNK = b'data: {"id":'  # an error has no id
 _FINGERPRINT = re.compile(rb',"system_fingerprint":"[^"]*"')
 _DONE = re.compile(rb"(?:^|(?<=\n))data: \[DONE\]")  # at the start of a line: a text may contain it, but no line feed
+_NULL = msgspec.Raw(b"null")
 
 
 class _PromptDetails(msgspec.Struct):
@@ -51,13 +56,41 @@ class _Usage(msgspec.Struct):
         )
 
 
+class _Function(msgspec.Struct):
+    arguments: str | None = None
+
+
+class _ToolCall(msgspec.Struct):
+    function: _Function | None = None
+
+
+class _Delta(msgspec.Struct):
+    content: str | None = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None  # its older name
+    tool_calls: list[_ToolCall] = []
+
+
 class _Choice(msgspec.Struct):
     index: int = 0
+    text: str | None = None
+    delta: _Delta | None = None
+    token_ids: msgspec.Raw = _NULL
+    prompt_token_ids: msgspec.Raw = _NULL  # of completions
+
+    def said(self) -> str:
+        """All text in it."""
+        if self.delta is None:
+            return self.text or ""
+        calls = (call.function.arguments or "" for call in self.delta.tool_calls if call.function is not None)
+        texts = self.delta.reasoning, self.delta.reasoning_content, self.delta.content
+        return "".join(text or "" for text in texts) + "".join(calls)
 
 
 class _Chunk(msgspec.Struct):
     choices: list[_Choice] = []
     usage: _Usage | None = None
+    prompt_token_ids: msgspec.Raw = _NULL  # of chats
 
 
 class _Answer(msgspec.Struct):
@@ -72,7 +105,6 @@ class _ErrorFrame(msgspec.Struct):
     error: _ErrorDetail | str
 
 
-_usage_decoder = msgspec.json.Decoder(_Usage)
 _chunk_decoder = msgspec.json.Decoder(_Chunk)
 _answer_decoder = msgspec.json.Decoder(_Answer)
 _error_decoder = msgspec.json.Decoder(_ErrorFrame)
@@ -90,154 +122,157 @@ def answer_usage(body: bytes) -> Usage | None:
 class OpenAIMeter(StreamMeter):
     """Meter of a chat or completions stream.
 
-    `show_usage`: the client asked for the final usage chunk; `show_running_usage`: for usage in every chunk as well.
+    `show_usage`: the client asked for the final usage chunk; `show_running_usage`: for usage in every chunk as well;
+    `show_token_ids`: for token ids, or they were not asked for at all.
     `choices_per_prompt`: `n`; choice i belongs to prompt i // n, which is how several prompts are told apart.
     """
 
-    def __init__(self, *, show_usage: bool, show_running_usage: bool, choices: int, choices_per_prompt: int) -> None:
+    def __init__(
+        self,
+        *,
+        show_usage: bool,
+        show_running_usage: bool,
+        show_token_ids: bool,
+        choices: int,
+        choices_per_prompt: int,
+    ) -> None:
         super().__init__()
         self._show_usage = show_usage
         self._show_running_usage = show_running_usage
-        self._choices = choices
+        self._show_token_ids = show_token_ids
+        self._prompts = max(1, choices // choices_per_prompt)
         self._choices_per_prompt = choices_per_prompt
-        self._last_usage: bytes | None = None  # parsed when asked for: most chunks' figures are never looked at
-        self._by_choice: dict[int, _Usage] = {}
+        self._prompt_tokens: dict[int, int] = {}  # by prompt
+        self._completion_tokens: dict[int, int] = {}  # by choice, where the engine tells running usage
+        self._reasoning_tokens: dict[int, int] = {}
+        self._text: list[str] = []  # of an engine that tells neither
         self._held: list[bytes] = []  # chunks that end a choice, until the fingerprint for them is known
         self._aborted = False
 
     @property
-    def usage(self) -> Usage:
-        """Tokens so far."""
-        if self._last_usage is not None:
-            self._total = _usage_decoder.decode(self._last_usage).to_usage()
-            self._last_usage = None
-        return self._total
-
-    @usage.setter
-    def usage(self, value: Usage) -> None:
-        self._total = value
-
-    @property
     def exact(self) -> bool:
-        """Running usage is exact, but for prompts of which no chunk has come yet."""
-        prompts = max(1, self._choices // self._choices_per_prompt)
-        if not self.started:
-            return False
-        return self.finished or prompts == 1 or len({i // self._choices_per_prompt for i in self._by_choice}) == prompts
+        """Token ids and running usage are exact, but for prompts of which no chunk has come yet."""
+        return self.finished or (len(self._prompt_tokens) == self._prompts and not self._text)
+
+    def unmetered(self) -> list[str]:
+        """All text of an engine that knows neither token ids nor running usage, until its own figure is here."""
+        return self._text
+
+    def end(self) -> bytes:
+        """Return what was kept back when the engine's answer is over."""
+        return self._release() + super().end()
 
     def _events(self, events: bytes) -> bytes:
-        if self.started and self._choices == 1 and (usage := _usage_of_mere_output(events)):
-            self._last_usage = usage[1]
-            return events if self._show_running_usage else events[: usage.start()] + b"}\n\n"
-        if _ERROR in events:
-            events = self._cut_at_error(events)
-        if not self.started and b"data: {" in events:
-            self.started = True
-        ends = _TERMINAL in events
-        if ends and _ABORTED in events:
-            self._aborted = True
-        if b"[DONE]" in events and (done := _DONE.search(events)):
-            events = self._end_of_stream(events, done.start())
-        if self._choices > 1:
-            self._meter_choices(events)
-        if self._show_usage:
-            return self._with_usage(events)
-        if ends or self._held or _USAGE_ONLY in events or self.finished:
-            return self._last_events(events)
-        return self._without_usage(events)
+        if events.find(b"\n") == len(events) - 2:  # one event, as nearly always
+            return self._event(events)
+        return b"".join([self._event(event) for event in _EVENT.findall(events) if self.error is None])
 
-    def _cut_at_error(self, events: bytes) -> bytes:
+    def _event(self, event: bytes) -> bytes:
+        if self.started and (ids := _ids_of_mere_output(event)):
+            self.usage.completion_tokens += ids[1].count(b",") + 1
+            if self._show_token_ids:
+                return event
+            if event.endswith(_EMPTY, 0, ids.start()):
+                return b""
+            return event[: ids.start(1) - 1] + _WITHOUT_IDS
+        if _ERROR in event:
+            return self._release() + self._cut_at_error(event)
+        if b"data: {" in event:
+            self.started = True
+        if _ABORTED in event:
+            self._aborted = True
+        if b"[DONE]" in event and (done := _DONE.search(event)):
+            return self._release() + self._end_of_stream(event, done.start())
+        return self._chunk(event, _chunk_of(event))
+
+    def _chunk(self, event: bytes, chunk: _Chunk) -> bytes:
+        """Count a chunk; return it as the client asked for it.
+
+        The usage chunk goes; the fingerprint in it belongs, without usage, into the chunks that end a choice. So those
+        are held back until the usage chunk, which vLLM sends in the same breath as the last of them.
+        """
+        self._count(chunk)
+        if chunk.usage is not None and not chunk.choices:
+            found = _FINGERPRINT.search(event)
+            return event if self._show_usage else self._release(found[0] if found else b"")
+        if chunk.usage is not None and not self._show_running_usage:
+            event = _USAGE.sub(b"", event)
+        if not self._show_token_ids:
+            if _EMPTY_CHUNK in event:
+                return b""
+            event = _TOKEN_IDS.sub(rb"\1null", event)
+        if _TERMINAL in event and not self._show_usage:
+            self._held.append(event)
+            return b""
+        return event
+
+    def _count(self, chunk: _Chunk) -> None:
+        if chunk.usage is not None:
+            self._text.clear()
+            if not chunk.choices:
+                self.usage = chunk.usage.to_usage()
+        for choice in chunk.choices:
+            if chunk.usage is not None:
+                self._count_usage(choice, chunk.usage.to_usage())
+            else:
+                self._count_ids(choice, _length(chunk.prompt_token_ids) or _length(choice.prompt_token_ids))
+
+    def _count_usage(self, choice: _Choice, usage: Usage) -> None:
+        """Each chunk's usage is its own choice's, the sum is ours to make."""
+        self._completion_tokens[choice.index] = usage.completion_tokens
+        self._reasoning_tokens[choice.index] = usage.reasoning_tokens
+        self.usage.completion_tokens = sum(self._completion_tokens.values())
+        self.usage.reasoning_tokens = sum(self._reasoning_tokens.values())
+        self._note_prompt(choice, usage.prompt_tokens)
+
+    def _count_ids(self, choice: _Choice, prompt_tokens: int) -> None:
+        self.usage.completion_tokens += _length(choice.token_ids)
+        if prompt_tokens:
+            self._note_prompt(choice, prompt_tokens)
+        if bytes(choice.token_ids) == b"null" and (text := choice.said()):
+            self._text.append(text)
+
+    def _note_prompt(self, choice: _Choice, tokens: int) -> None:
+        self._prompt_tokens[choice.index // self._choices_per_prompt] = tokens
+        self.usage.prompt_tokens = sum(self._prompt_tokens.values())
+
+    def _release(self, fingerprint: bytes = b"") -> bytes:
+        held, self._held = self._held, []
+        return b"".join(_stamped(event, fingerprint) for event in held)
+
+    def _cut_at_error(self, event: bytes) -> bytes:
         """Keep what came before the engine's error frame; what it sends after it (`[DONE]`) would be a lie."""
-        at = events.index(_ERROR)
-        line = events[at + len(b"data: ") :].split(b"\n", 1)[0]
+        at = event.index(_ERROR)
+        line = event[at + len(b"data: ") :].split(b"\n", 1)[0]
         try:
             error = _error_decoder.decode(line).error
             self.error = error if isinstance(error, str) else error.message
         except msgspec.MsgspecError:
             self.error = "an error frame that cannot be read"
-        return events[:at]
+        return event[:at]
 
-    def _end_of_stream(self, events: bytes, at: int) -> bytes:
+    def _end_of_stream(self, event: bytes, at: int) -> bytes:
         """Tell an end from an abort: vLLM ends the streams it aborts on SIGTERM with `[DONE]` too."""
         if self._aborted:
             self.error = "the engine was stopped"
-            return events[:at]
+            return event[:at]
         self.finished = True
-        return events
-
-    def _without_usage(self, events: bytes) -> bytes:
-        parts = _USAGE.split(events)
-        if len(parts) == 1:
-            return events
-        if self._choices == 1 or _USAGE_ONLY in events:
-            self._last_usage = parts[-2]
-        return b"".join(parts[::2])
-
-    def _with_usage(self, events: bytes) -> bytes:
-        """The client asked for the usage chunk, and perhaps for running usage."""
-        if self._show_running_usage:
-            self._without_usage(events)  # to read it
-            return events
-        if _USAGE_ONLY not in events:
-            return self._without_usage(events)
-        found = _USAGE.findall(events)
-        self._last_usage = found[-1]
-        return b"".join(e if _USAGE_ONLY in e else _USAGE.sub(b"", e) for e in _EVENT_ENDS.split(events))
-
-    def _last_events(self, events: bytes) -> bytes:
-        """The usage chunk goes; the fingerprint in it belongs, without usage, into the chunks that end a choice.
-
-        So those are held back until the usage chunk, which vLLM sends in the same breath as the last of them.
-        """
-        out = []
-        for event in _EVENT_ENDS.split(events):
-            plain = self._without_usage(event)
-            if _USAGE_ONLY in event:
-                found = _FINGERPRINT.search(event)
-                out += [_stamped(held, found[0] if found else b"") for held in self._held]
-                self._held = []
-            elif _TERMINAL in event:
-                self._held.append(plain)
-            else:
-                if _DONE.match(event):
-                    out += self._held
-                    self._held = []
-                out.append(plain)
-        if self.error is not None:
-            out += self._held
-            self._held = []
-        return b"".join(out)
-
-    def end(self) -> bytes:
-        """Return what was kept back when the engine's answer is over."""
-        held, self._held = self._held, []
-        return b"".join(held) + super().end()
-
-    def _meter_choices(self, events: bytes) -> None:
-        """Several choices: each chunk's usage is its own choice's, the sum is ours to make."""
-        for event in _EVENT_ENDS.split(events):
-            chunk = _chunk_of(event)
-            if chunk is not None and chunk.usage is not None:
-                for choice in chunk.choices:
-                    self._by_choice[choice.index] = chunk.usage
-        prompts: dict[int, int] = {}
-        for index, usage in self._by_choice.items():
-            prompts[index // self._choices_per_prompt] = usage.prompt_tokens
-        self._total = Usage(
-            prompt_tokens=sum(prompts.values()),
-            completion_tokens=sum(usage.completion_tokens or 0 for usage in self._by_choice.values()),
-        )
+        return event
 
 
-def _usage_of_mere_output(events: bytes) -> re.Match[bytes] | None:
-    """Find the usage at the end of a single chunk that ends nothing; None for whatever else came, or came with it.
+def _ids_of_mere_output(event: bytes) -> re.Match[bytes] | None:
+    """Find the token ids at the end of a chunk that begins and ends nothing; None for whatever else came.
 
     Nearly all chunks are such. To search them for what others may hold would take most of the time that they take.
     """
-    at = events.find(_USAGE_FIELD)
-    if at < 0 or not events.startswith(_CHUNK) or events.rfind(_GOES_ON, 0, at) < 0 or events.find(b"\n", 0, at) >= 0:
-        return None
-    return _USAGE_AT_END.fullmatch(events, at)
+    at = event.rfind(_GOES_ON)
+    return _OUTPUT_END.fullmatch(event, at) if at >= 0 and event.startswith(_CHUNK) else None
+
+
+def _length(ids: msgspec.Raw) -> int:
+    """How many numbers are in a list; 0 for null."""
+    text = bytes(ids)
+    return text.count(b",") + 1 if len(text) > len(b"[]") and text.startswith(b"[") else 0
 
 
 def _stamped(event: bytes, fingerprint: bytes) -> bytes:
@@ -246,15 +281,15 @@ def _stamped(event: bytes, fingerprint: bytes) -> bytes:
     return event[:end] + fingerprint + event[end:]
 
 
-def _chunk_of(event: bytes) -> _Chunk | None:
-    if not event.startswith(b"data: {"):
-        return None
-    try:
-        return _chunk_decoder.decode(event[len(b"data: ") :])
-    except msgspec.MsgspecError:
-        return None
+def _chunk_of(event: bytes) -> _Chunk:
+    if event.startswith(b"data: {"):
+        try:
+            return _chunk_decoder.decode(event[len(b"data: ") :])
+        except msgspec.MsgspecError:
+            pass
+    return _Chunk()
 
 
-def running_usage(stream_options: dict[str, Any] | None) -> dict[str, Any]:
-    """Return the `stream_options` that make vLLM report usage in every chunk, other options kept."""
-    return {**(stream_options or {}), "include_usage": True, "continuous_usage_stats": True}
+def metered_options(stream_options: dict[str, Any] | None, *, running_usage: bool) -> dict[str, Any]:
+    """Return the `stream_options` that make vLLM report usage at the end, or in every chunk; other options kept."""
+    return {**(stream_options or {}), "include_usage": True, "continuous_usage_stats": running_usage}

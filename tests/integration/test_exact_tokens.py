@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,7 +181,7 @@ async def test_with_aborts_only_the_engines_last_steps_are_missing(tmp_path: Pat
 
 
 async def test_engine_errors_in_mid_stream_lose_no_token(tmp_path: Path) -> None:
-    """Error frames at random moments: every token that was sent before is counted, on the APIs with running usage."""
+    """Error frames at random moments: every token that was sent before is counted, on the APIs with token ids."""
     async with simulator("--sim-control", knobs={"tps": 1000}) as engine:
         result = await run(engine, tmp_path, aborts=False, fault="error_frame")
     failed = [
@@ -193,3 +194,22 @@ async def test_engine_errors_in_mid_stream_lose_no_token(tmp_path: Path) -> None
         f"\n{len(failed)} streams failed, {len(exact)} with exact figures, {sum(missing)} tokens sent and not counted"
     )
     assert set(missing) == {0}
+
+
+async def test_tokens_that_a_parser_shows_nothing_of_are_counted(tmp_path: Path) -> None:
+    """A chat that breaks off before its first word, as Harmony's control tokens and tool calls make it: each token of it
+    is charged, and none of the chunks that tell them reaches the client.
+    """
+    messages = [{"role": "user", "content": "Hello"}]
+    async with simulator("--sim-control", knobs={"tps": 1000, "hidden_tokens": 20}) as engine:
+        await engine.knobs(fault="error_frame", fault_after=10)
+        async with gateway(engine.url, tmp_path) as gate, aiohttp.ClientSession() as http:
+            body = {"model": MODEL, "stream": True, "messages": messages}
+            async with http.post(gate.url + "/v1/chat/completions", json=body, headers=gate.headers()) as answer:
+                with contextlib.suppress(aiohttp.ClientPayloadError):
+                    received = await answer.content.readuntil(b"\n\n")
+                    received += await answer.content.read()
+            (line,) = await gate.logged(1)
+    assert received.count(b'"delta"') == 1  # the first, with the role
+    assert b'token_ids":[' not in received
+    assert (line["outcome"], line["completion_tokens"], line["estimated"]) == ("engine_failed", 10, False)

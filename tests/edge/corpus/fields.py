@@ -86,5 +86,5 @@ CASES = [
     passes("tools", "ordinary tools", hello(tools=[TOOL])),
     Case("field-null-owned", "null is nothing: an owned field with it is left out", request(body=hello(priority=None, cache_salt=None)), 200, engine=({"path": CHAT, **HELLO},)),
     Case("field-alias", "an alias is the model's name", request(body=hello(model="alias")), 200, engine=({"path": CHAT, **HELLO},)),
-    Case("field-usage-override", "the gateway asks for running usage whatever the client says", request(body=hello(stream=True, stream_options={"include_usage": False})), 200, engine=({"path": CHAT, **json.loads(json.dumps(HELLO)), "stream": True, "stream_options": {"include_usage": True, "continuous_usage_stats": True}},)),
+    Case("field-usage-override", "the gateway asks for figures whatever the client says", request(body=hello(stream=True, stream_options={"include_usage": False}, return_token_ids=False)), 200, engine=({"path": CHAT, **json.loads(json.dumps(HELLO)), "stream": True, "stream_options": {"include_usage": True, "continuous_usage_stats": False}, "return_token_ids": True},)),
 ]

@@ -131,6 +131,7 @@ def test_brackets_in_texts_are_no_nesting() -> None:
         ({"stream": "yes"}, "stream"),
         ({"stream": 1}, "stream"),
         ({"stream_options": []}, "stream_options"),
+        ({"stream": True, "return_token_ids": 1}, "return_token_ids"),
         ({"max_tokens": "many"}, "max_tokens"),
         ({"max_tokens": True}, "max_tokens"),
         ({"max_tokens": 1.5}, "max_tokens"),
@@ -199,13 +200,57 @@ def test_a_plan_bounds_the_output() -> None:
         ({"continuous_usage_stats": True}, False, False),
     ],
 )
-def test_the_engine_always_reports_running_usage(options: dict[str, Any] | None, show: bool, running: bool) -> None:
-    """The client's own wish is remembered, for the way back."""
+def test_the_engine_is_always_asked_for_figures(options: dict[str, Any] | None, show: bool, running: bool) -> None:
+    """For usage at the end, and until then for token ids, unless the client reads usage in every chunk itself. The
+    client's own wish is remembered, for the way back.
+    """
     result = shaped({**HELLO, "stream": True, **({"stream_options": options} if options else {})})
-    sent = json.loads(result.encode(0))["stream_options"]
-    assert sent["include_usage"]
-    assert sent["continuous_usage_stats"]
-    assert (result.show_usage, result.show_running_usage) == (show, running)
+    assert (result.show_usage, result.show_running_usage, result.show_token_ids) == (show, running, running)
+    sent = json.loads(result.encode(0))
+    assert sent["stream_options"] == {"include_usage": True, "continuous_usage_stats": running}
+    assert sent.get("return_token_ids") is (None if running else True)
+
+
+@pytest.mark.parametrize("ids", [True, False, None])
+@pytest.mark.parametrize("running", [True, False])
+def test_who_asks_for_token_ids_gets_them(ids: bool | None, running: bool) -> None:
+    """And what else the client asks for, too."""
+    options = {"include_usage": True, "continuous_usage_stats": running}
+    result = shaped({**HELLO, "stream": True, "stream_options": options, "return_token_ids": ids})
+    assert result.show_token_ids is bool(ids or running)
+    sent = json.loads(result.encode(0))
+    assert sent["stream_options"] == options
+    assert sent["return_token_ids"] is (ids if running else True)
+
+
+@pytest.mark.parametrize(
+    ("fields", "by_ids"),
+    [
+        ({"logprobs": True}, False),
+        ({"logprobs": False}, True),
+        ({"logprobs": None}, True),
+        ({"include_reasoning": False}, False),
+        ({"include_reasoning": True}, True),
+        ({"echo": True}, False),
+        ({"echo": False}, True),
+    ],
+)
+def test_where_token_ids_change_the_stream_running_usage_is_asked_for(fields: dict[str, Any], by_ids: bool) -> None:
+    """vLLM leaves out an echoed prompt, sends other chunks beside logprobs, and tells no ids of hidden reasoning."""
+    result = shaped({**HELLO, "stream": True, **fields})
+    sent = json.loads(result.encode(0))
+    assert (sent.get("return_token_ids"), sent["stream_options"]["continuous_usage_stats"]) == (
+        by_ids or None,
+        not by_ids,
+    )
+    assert result.show_token_ids is not by_ids
+
+
+def test_token_ids_are_not_asked_for_where_nothing_streams() -> None:
+    """An answer in one piece has its usage, other protocols know no token ids."""
+    assert "return_token_ids" not in shaped(HELLO).fields
+    for route in (MESSAGES, RESPONSES):
+        assert "return_token_ids" not in shaped({"max_tokens": 5, "stream": True}, route).fields
 
 
 def test_stream_options_without_a_stream_are_the_engines_to_refuse() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from gateway.context import Api, Usage
 from gateway.dialects import answer_usage, error_message
 from gateway.dialects.anthropic import MessagesMeter
-from gateway.dialects.openai import OpenAIMeter, running_usage
+from gateway.dialects.openai import OpenAIMeter, metered_options
 from gateway.dialects.responses import ResponsesMeter, response_id
 from gateway.usage import PlainMeter, StreamMeter
 
@@ -24,10 +24,17 @@ text = st.text(max_size=12) | st.sampled_from(
         'data: {"error"',
         "data: [DONE]",
         '"finish_reason":"abort"',
+        '"delta":{},"logprobs":null,"finish_reason":null,"token_ids":[1]}]}',
         "\n\n",
         "你好",
         "\\",
     ]
+)
+
+# a piece of text and the ids of its tokens: several where vLLM speculates, no text where its parser shows nothing
+Piece = tuple[str | None, list[int]]
+pieces = st.lists(
+    st.tuples(st.none() | text, st.lists(st.integers(0, 201_087), min_size=1, max_size=3)), min_size=1, max_size=8
 )
 
 
@@ -40,15 +47,34 @@ def event(payload: dict[str, Any]) -> bytes:
 
 
 def chunk(
-    index: int, content: str, usage: dict[str, Any] | None, finish: str | None = None, *, first: bool = False
+    index: int,
+    content: str | None,
+    usage: dict[str, Any] | None = None,
+    finish: str | None = None,
+    *,
+    ids: list[int] | None = None,
+    prompt: list[int] | None = None,
+    chat: bool = True,
 ) -> bytes:
-    payload: dict[str, Any] = {"id": "chatcmpl-1", "choices": [{"index": index, "delta": {"content": content}}]}
-    payload["choices"][0]["finish_reason"] = finish
+    """A chunk as vLLM 0.32 writes it; `content` None: tokens that the parser of a chat shows nothing of."""
+    choice: dict[str, Any] = {"index": index}
+    choice |= {"delta": {} if content is None else {"content": content}} if chat else {"text": content or ""}
+    choice |= {"logprobs": None, "finish_reason": finish}
+    choice |= {"stop_reason": None} if finish or not chat else {}
+    choice |= {} if chat else {"prompt_token_ids": prompt}
+    payload: dict[str, Any] = {"id": "chatcmpl-1", "choices": [{**choice, "token_ids": ids}]}
     if usage is not None:
         payload["usage"] = usage
-    if first:
-        payload["prompt_token_ids"] = None
     return frame(payload)
+
+
+def role_chunk(index: int, usage: dict[str, Any] | None = None, prompt: list[int] | None = None) -> bytes:
+    """The first chunk of a chat's choice."""
+    choice = {"index": index, "delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}
+    payload: dict[str, Any] = {"id": "chatcmpl-1", "choices": [choice]}
+    if usage is not None:
+        payload["usage"] = usage
+    return frame({**payload, "prompt_token_ids": prompt, "prompt_text": None})
 
 
 def usage_of(prompt: int, completion: int, **details: Any) -> dict[str, Any]:
@@ -56,40 +82,70 @@ def usage_of(prompt: int, completion: int, **details: Any) -> dict[str, Any]:
 
 
 FINAL = usage_of(7, 3, prompt_tokens_details={"cached_tokens": 4}, completion_tokens_details={"reasoning_tokens": 2})
+PROMPT = [200006, 17360, 3, 2, 1, 0, 200008]
 
 
 def final_chunk(usage: dict[str, Any]) -> bytes:
     return frame({"id": "chatcmpl-1", "choices": [], "usage": usage, "system_fingerprint": "vllm-x"})
 
 
-def last_chunk(index: int, count: int, *, running: bool, fingerprint: bool) -> bytes:
+def stamped(last: bytes) -> bytes:
     """The chunk that ends a choice; without a usage chunk to follow it carries the fingerprint (vLLM 0.32)."""
-    last = chunk(index, "", usage_of(7, count) if running and count else None, finish="stop")
-    return last[:-3] + (b',"system_fingerprint":"vllm-x"}\n\n' if fingerprint else b"}\n\n")
+    return last[:-3] + b',"system_fingerprint":"vllm-x"}\n\n'
 
 
-def chat_stream(
-    contents: list[str], *, running: bool, final: bool, choices: int = 1, end: bytes = b"data: [DONE]\n\n"
+def stream(
+    pieces: list[Piece],
+    *,
+    ids: bool = False,
+    running: bool = False,
+    final: bool = False,
+    choices: int = 1,
+    chat: bool = True,
+    end: bytes = b"data: [DONE]\n\n",
 ) -> bytes:
-    """What vLLM sends for these deltas, with or without running usage and the final usage chunk."""
+    """What vLLM sends for these pieces, with or without token ids, running usage and the final usage chunk."""
     out = [b": keep-alive\n\n"]
-    counts = [0] * choices
-    for i, content in enumerate(contents):
-        index = i % choices
-        counts[index] += 1
-        details = {"completion_tokens_details": [None, {"reasoning_tokens": 0}][i % 2]}
-        usage = usage_of(7, counts[index], **details) if running else None
-        out.append(chunk(index, content, usage, first=i < choices))
+    counts, begun = [0] * choices, [chat] * choices
+
+    def usage(index: int) -> dict[str, Any] | None:
+        details = {"completion_tokens_details": [None, {"reasoning_tokens": 0}][counts[index] % 2]}
+        return usage_of(7, counts[index], **details) if running else None
+
+    def one(index: int, piece: Piece, finish: str | None = None) -> bytes:
+        content, tokens = piece
+        counts[index] += len(tokens)
+        prompt = None if begun[index] or not ids else PROMPT
+        begun[index] = True
+        if content is None and chat and finish is None and not ids:
+            return b""
+        shown = tokens if ids else None
+        return chunk(index, content, usage(index), finish, ids=shown, prompt=prompt, chat=chat)
+
+    if chat:
+        out += [role_chunk(index, usage(index), PROMPT if ids else None) for index in range(choices)]
+    out += [one(i % choices, piece) for i, piece in enumerate(pieces)]
     if end:
-        out += [last_chunk(index, count, running=running, fingerprint=not final) for index, count in enumerate(counts)]
+        last = [one(index, (None, [2]), "stop") for index in range(choices)]
+        out += last if final else map(stamped, last)
     if final:
         out.append(final_chunk({**FINAL, "completion_tokens": sum(counts), "total_tokens": 7 + sum(counts)}))
     return b"".join(out) + end
 
 
-def meter(show: bool = False, running: bool = False, choices: int = 1, per_prompt: int | None = None) -> OpenAIMeter:
+def tokens_in(pieces: list[Piece]) -> int:
+    return sum(len(ids) for _, ids in pieces)
+
+
+def meter(
+    show: bool = False, running: bool = False, ids: bool = False, *, choices: int = 1, per_prompt: int | None = None
+) -> OpenAIMeter:
     return OpenAIMeter(
-        show_usage=show, show_running_usage=running, choices=choices, choices_per_prompt=per_prompt or choices
+        show_usage=show,
+        show_running_usage=running,
+        show_token_ids=ids,
+        choices=choices,
+        choices_per_prompt=per_prompt or choices,
     )
 
 
@@ -103,96 +159,134 @@ def fed(meter: StreamMeter, data: bytes, cuts: list[int]) -> bytes:
 cuts = st.lists(st.integers(min_value=0), max_size=12)
 
 
-@given(
-    st.lists(text, min_size=1, max_size=6),
-    cuts,
-    st.sampled_from([(False, False), (True, False), (True, True)]),
-    st.integers(1, 3),
-)
-def test_a_client_gets_exactly_the_stream_it_would_have_got_without_the_gateways_usage(
-    contents: list[str], cuts: list[int], shown: tuple[bool, bool], choices: int
+@given(pieces, cuts, st.booleans(), st.booleans(), st.integers(1, 3), st.booleans(), st.booleans())
+def test_a_client_gets_exactly_the_stream_it_would_have_got_without_the_gateways_token_ids(
+    pieces: list[Piece], cuts: list[int], show: bool, ids: bool, choices: int, chat: bool, forced: bool
 ) -> None:
-    """Byte for byte, at any chunk split: the stream with running usage, filtered, is vLLM's stream as it was asked for."""
-    show, running = shown
-    got = fed(
-        metered := meter(show, running, choices), chat_stream(contents, running=True, final=True, choices=choices), cuts
-    )
-    assert got == chat_stream(contents, running=running, final=show, choices=choices)
+    """Byte for byte, at any chunk split: the stream with token ids, filtered, is vLLM's stream as it was asked for; also
+    where vLLM puts usage into every chunk unasked (--enable-force-include-usage).
+    """
+    sent = stream(pieces, ids=True, running=forced, final=True, choices=choices, chat=chat)
+    got = fed(metered := meter(show, ids=ids, choices=choices), sent, cuts)
+    assert got == stream(pieces, ids=ids, final=show, choices=choices, chat=chat)
     assert metered.finished
     assert metered.exact
     assert metered.error is None
-    assert metered.usage == Usage(7, len(contents), 4, 2)
+    assert metered.unmetered() == []
+    assert metered.usage == Usage(7, tokens_in(pieces) + choices, 4, 2)
+
+
+@given(pieces, cuts, st.sampled_from([(False, False), (True, False), (True, True)]), st.integers(1, 3), st.booleans())
+def test_a_client_gets_exactly_the_stream_it_would_have_got_without_the_gateways_running_usage(
+    pieces: list[Piece], cuts: list[int], shown: tuple[bool, bool], choices: int, chat: bool
+) -> None:
+    """Likewise where running usage is asked for in place of token ids, which the client may have asked for itself."""
+    show, running = shown
+    sent = stream(pieces, running=True, final=True, choices=choices, chat=chat)
+    got = fed(metered := meter(show, running, ids=True, choices=choices), sent, cuts)
+    assert got == stream(pieces, running=running, final=show, choices=choices, chat=chat)
+    assert metered.finished
+    assert metered.exact
+    assert metered.usage == Usage(7, tokens_in(pieces) + choices, 4, 2)
 
 
 @pytest.mark.parametrize(
     "event",
     [
+        b'data: {"id":"1","choices":[{"finish_reason":null,"token_ids":[1]}]}',
+        b'data: {"id":"1","choices":[{"finish_reason":null,"token_ids":[1,2,3]}]}',
+        b'data: {"id":"1","choices":[{"finish_reason":null,"token_ids":[]}]}',
+        b'data: {"id":"1","choices":[{"delta":{},"logprobs":null,"finish_reason":null,"token_ids":[1]}]}',
+        b'data: {"id":"1","choices":[{"delta":{},"logprobs":{"content":[]},"finish_reason":null,"token_ids":[1]}]}',
+        b'data: {"id":"1","choices":[{"finish_reason":null,"stop_reason":null,"prompt_token_ids":null,"token_ids":[1]}]}',
+        b'data: {"id":"1","choices":[{"finish_reason":null,"stop_reason":null,"prompt_token_ids":[1],"token_ids":[2]}]}',
+        b'data: {"id":"1","choices":[{"finish_reason":"stop","stop_reason":null,"token_ids":[1]}]}',
+        b'data: {"id":"1","choices":[{"finish_reason":null,"token_ids":[1]}],"usage":{"completion_tokens":2}}',
+        b'data: {"id":"1","choices":[{"finish_reason":null,"token_ids":[1]}],"usage":null}',
         b'data: {"id":"1","choices":[{"finish_reason":null}],"usage":{"completion_tokens":2}}',
         b'data: {"id":"1","choices":[{"finish_reason":null}],"usage":{"completion_tokens":2,"d":{"a":1}}}',
         b'data: {"id":"1","choices":[{"finish_reason":null}],"usage":{"completion_tokens":2},"x":{"a":1}}',
-        b'data: {"id":"1","choices":[{"finish_reason":null}],"x":{"a":1,"usage":{"completion_tokens":2}}}',
-        b'data: {"id":"1","choices":[{"finish_reason":null}],"usage":{"completion_tokens":1},"usage":{"completion_tokens":2}}',
-        b'data: {"id":"1","choices":[{"finish_reason":null}],"usage":null}',
-        b'data: {"id":"1","choices":[{"finish_reason":"stop"}],"usage":{"completion_tokens":2}}',
         b'data: {"id":"1","choices":[],"usage":{"completion_tokens":2}}',
-        b'data: {"id":"1","choices":[{"finish_reason":null}],"usage":{"completion_tokens":2}}\ndata: [DONE]',
-        b'data: {"error":{"message":"x"},"id":"1","finish_reason":null,"usage":{"completion_tokens":2}}',
-        b': {"id":"1","choices":[{"finish_reason":null}],"usage":{"completion_tokens":2}}',
+        b'data: {"id":"1","choices":[{"finish_reason":null,"token_ids":[1]}]}\ndata: [DONE]',
+        b'data: {"error":{"message":"x"},"id":"1","finish_reason":null,"token_ids":[1]}]}',
+        b': {"id":"1","choices":[{"finish_reason":null,"token_ids":[1]}]}',
     ],
 )
 @pytest.mark.parametrize("shown", [(False, False), (True, False), (True, True)])
-def test_an_event_is_read_alone_as_it_is_in_company(event: bytes, shown: tuple[bool, bool]) -> None:
-    """Whatever its form: a chunk of the usual one is searched for less than others, with the same result."""
+@pytest.mark.parametrize("ids", [False, True])
+def test_an_event_is_read_alone_as_it_is_in_company(event: bytes, shown: tuple[bool, bool], ids: bool) -> None:
+    """Whatever its form: what comes in one piece with others is read as what comes alone."""
     comment = b": alive\n\n"
-    alone, together = meter(*shown), meter(*shown)
+    alone, together = meter(*shown, ids), meter(*shown, ids)
     for each in (alone, together):
-        each.feed(chunk(0, "a", usage_of(7, 1)))
+        each.feed(role_chunk(0, prompt=PROMPT))
     got = comment + alone.feed(event + b"\n\n") + alone.end()
     assert got == together.feed(comment + event + b"\n\n") + together.end()
     assert (alone.usage, alone.error, alone.finished) == (together.usage, together.error, together.finished)
 
 
-@given(st.lists(text, min_size=1, max_size=8), cuts, st.integers(1, 3))
+@given(pieces, cuts, st.integers(1, 3), st.booleans(), st.booleans())
 def test_every_token_that_was_sent_is_counted_when_a_stream_is_cut(
-    contents: list[str], cuts: list[int], choices: int
+    pieces: list[Piece], cuts: list[int], choices: int, chat: bool, ids: bool
 ) -> None:
-    """Cut after any number of whole events, the sum is that of the chunks that came, of all choices."""
+    """Cut after any number of whole events, the sum is that of the chunks that came, of all choices: with token ids
+    those of which nothing was shown, too.
+    """
+    if not ids:
+        pieces = [("a", tokens) for _, tokens in pieces]
     metered = meter(choices=choices)
-    fed(metered, chat_stream(contents, running=True, final=False, choices=choices, end=b""), cuts)
+    fed(metered, stream(pieces, ids=ids, running=not ids, choices=choices, chat=chat, end=b""), cuts)
     assert not metered.finished
     assert metered.exact
-    assert metered.usage == Usage(7, len(contents))
+    assert metered.unmetered() == []
+    assert metered.usage == Usage(7, tokens_in(pieces))
 
 
-def test_a_choice_of_another_prompt_adds_that_prompts_tokens() -> None:
+@pytest.mark.parametrize("ids", [True, False])
+def test_a_choice_of_another_prompt_adds_that_prompts_tokens(ids: bool) -> None:
     """Several prompts in one completions request: each is counted once, and the figure is exact once all have spoken."""
+
+    def first(index: int, prompt: int, tokens: int) -> bytes:
+        if ids:
+            return chunk(index, "a", ids=[1] * tokens, prompt=[1] * prompt, chat=False)
+        return chunk(index, "a", usage_of(prompt, tokens), chat=False)
+
     metered = meter(choices=4, per_prompt=2)
-    metered.feed(chunk(0, "a", usage_of(5, 1)) + chunk(1, "b", usage_of(5, 2)))
+    metered.feed(first(0, 5, 1) + first(1, 5, 2))
     assert not metered.exact
-    metered.feed(chunk(3, "c", usage_of(6, 1)))
+    metered.feed(first(3, 6, 1))
     assert metered.exact
     assert metered.usage == Usage(11, 4)
+
+
+def test_reasoning_is_known_from_running_usage() -> None:
+    """Of a stream that is cut; token ids do not tell it."""
+    metered = meter(True, True, choices=2)
+    for index, thought in enumerate([2, 3]):
+        metered.feed(chunk(index, "a", usage_of(7, 9, completion_tokens_details={"reasoning_tokens": thought})))
+    assert metered.usage == Usage(7, 18, 0, 5)
 
 
 @given(cuts)
 def test_an_engine_that_dies_ends_the_stream_without_done(cuts: list[int]) -> None:
     """The error frame and the `[DONE]` that vLLM sends after it (recorded) never reach the client; what came before does."""
-    before = chat_stream(["a", "b"], running=False, final=False, end=b"")
+    pieces: list[Piece] = [("a", [1]), (None, [2]), ("b", [3])]
     death = frame({"error": {"message": "EngineCore encountered an issue.", "code": 500}}) + b"data: [DONE]\n\n"
-    got = fed(metered := meter(), chat_stream(["a", "b"], running=True, final=False, end=b"") + death, cuts)
-    assert got == before
+    got = fed(metered := meter(), stream(pieces, ids=True, end=b"") + death, cuts)
+    assert got == stream(pieces, end=b"")
     assert metered.error == "EngineCore encountered an issue."
     assert not metered.finished
-    assert metered.usage == Usage(7, 2)
+    assert metered.usage == Usage(7, 3)
 
 
 @given(cuts)
 def test_a_stream_that_the_engine_aborts_is_no_whole_answer(cuts: list[int]) -> None:
     """On SIGTERM vLLM ends streams with finish_reason "abort" and `[DONE]` (recorded): the `[DONE]` is held back."""
-    last = chunk(0, "x", usage_of(7, 1), finish="abort")
-    got = fed(metered := meter(), last + b"data: [DONE]\n\n", cuts)
-    assert got == chunk(0, "x", None, finish="abort")
+    last = chunk(0, "x", finish="abort", ids=[])
+    got = fed(metered := meter(), role_chunk(0, prompt=PROMPT) + last + b"data: [DONE]\n\n", cuts)
+    assert got == role_chunk(0) + chunk(0, "x", finish="abort")
     assert metered.error == "the engine was stopped"
+    assert metered.usage == Usage(7, 0)
 
 
 @pytest.mark.parametrize("line", [b'data: {"error": "text"}', b'data: {"error": [}'])
@@ -214,10 +308,9 @@ def test_garbage_between_events_passes_and_is_not_counted() -> None:
 def test_ends_of_choices_wait_for_the_fingerprint() -> None:
     """Of several choices, one that ends early is told so at the end, when the fingerprint that belongs there is known."""
     metered = meter(choices=2)
-    stop = chunk(0, "", usage_of(7, 1), finish="stop")
-    assert metered.feed(stop) == b""
-    assert metered.feed(chunk(1, "b", usage_of(7, 1))) == chunk(1, "b", None)
-    assert metered.feed(final_chunk(FINAL)) == last_chunk(0, 1, running=False, fingerprint=True)
+    assert metered.feed(chunk(0, "", finish="stop", ids=[2])) == b""
+    assert metered.feed(chunk(1, "b", ids=[1])) == chunk(1, "b")
+    assert metered.feed(final_chunk(FINAL)) == stamped(chunk(0, "", finish="stop"))
     assert metered.feed(b"data: [DONE]\n\n") == b"data: [DONE]\n\n"
 
 
@@ -226,19 +319,54 @@ def test_an_engine_without_a_fingerprint(fingerprint: bytes) -> None:
     """Older vLLM, or --fingerprint-mode none: nothing is made up."""
     metered = meter()
     last = b'data: {"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1}' + fingerprint + b"}\n\n"
-    stop = chunk(0, "", usage_of(1, 1), finish="stop")
-    assert metered.feed(stop + last) == chunk(0, "", None, finish="stop")
+    assert metered.feed(chunk(0, "", finish="stop", ids=[2]) + last) == chunk(0, "", finish="stop")
 
 
 def test_an_end_that_no_usage_chunk_follows_is_not_lost() -> None:
     """Whatever the engine does next: `[DONE]`, an error, the end of the connection."""
-    stop, bare = chunk(0, "", usage_of(7, 1), finish="stop"), chunk(0, "", None, finish="stop")
+    stop, bare = chunk(0, "", finish="stop", ids=[2]), chunk(0, "", finish="stop")
     done = b"data: [DONE]\n\n"
     assert meter().feed(stop + done) == bare + done
     assert meter().feed(stop + frame({"error": "x"})) == bare
     metered = meter()
     assert metered.feed(stop) == b""
     assert metered.end() == bare
+
+
+@given(pieces, cuts, st.booleans(), st.booleans())
+def test_an_engine_that_tells_no_figures_leaves_the_text_to_count(
+    pieces: list[Piece], cuts: list[int], chat: bool, final: bool
+) -> None:
+    """One that knows neither token ids nor running usage: its stream passes as it is, and until its own figure comes at
+    the end, what is known is the text.
+    """
+    sent = stream(pieces, final=final, chat=chat, end=b"data: [DONE]\n\n" if final else b"")
+    assert fed(metered := meter(True), sent, cuts) == sent
+    assert metered.exact == final
+    assert "".join(metered.unmetered()) == ("" if final else "".join(content or "" for content, _ in pieces))
+    assert metered.usage == (Usage(7, tokens_in(pieces) + 1, 4, 2) if final else Usage())
+
+
+def test_a_prompt_that_is_known_makes_no_output_exact() -> None:
+    """There were vLLMs that told the prompt's ids, and none of what a reasoning model answers (vllm#28246)."""
+    metered = meter()
+    metered.feed(role_chunk(0, prompt=PROMPT))
+    assert metered.exact
+    metered.feed(chunk(0, "a") + chunk(0, "b"))
+    assert not metered.exact
+    assert metered.unmetered() == ["a", "b"]
+    assert metered.usage == Usage(7)
+
+
+def test_all_that_was_said_is_text_to_count() -> None:
+    """Reasoning under both its names, and the arguments of tool calls."""
+    metered = meter()
+    for delta in (
+        {"role": "assistant"}, {"reasoning": "a"}, {"reasoning_content": "b"}, {"content": "c", "tool_calls": []},
+        {"tool_calls": [{"index": 0, "function": {"name": "f", "arguments": "d"}}, {"index": 1}]},
+    ):  # fmt: skip
+        metered.feed(frame({"id": "1", "choices": [{"index": 0, "delta": delta, "finish_reason": None}]}))
+    assert "".join(metered.unmetered()) == "abcd"
 
 
 def test_an_event_without_end_is_an_error_and_not_a_memory_leak(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,10 +385,10 @@ def test_nothing_is_exact_before_the_first_event() -> None:
 
 def test_crlf_streams_are_understood() -> None:
     """Server-sent events may end their lines with CRLF."""
-    data = chat_stream(["a"], running=True, final=True).replace(b"\n", b"\r\n")
-    want = chat_stream(["a"], running=False, final=False).replace(b"\n", b"\r\n")
+    data = stream([("a", [1])], ids=True, final=True).replace(b"\n", b"\r\n")
+    want = stream([("a", [1])]).replace(b"\n", b"\r\n")
     assert fed(metered := meter(), data, []) == want
-    assert metered.usage.completion_tokens == 1
+    assert metered.usage.completion_tokens == 2
 
 
 def responses_stream(deltas: list[str], last: str = "response.completed") -> list[bytes]:
@@ -430,14 +558,13 @@ def test_response_ids() -> None:
     assert response_id(b"x") is None
 
 
-def test_running_usage_keeps_the_callers_other_options() -> None:
+@pytest.mark.parametrize("running", [False, True])
+def test_the_callers_other_stream_options_are_kept(running: bool) -> None:
     """Only the two usage switches are the gateway's."""
-    assert running_usage({"include_usage": False, "x": 1}) == {
-        "include_usage": True,
-        "continuous_usage_stats": True,
-        "x": 1,
-    }
-    assert running_usage(None) == {"include_usage": True, "continuous_usage_stats": True}
+    ours = {"include_usage": True, "continuous_usage_stats": running}
+    theirs = {"include_usage": False, "continuous_usage_stats": not running, "x": 1}
+    assert metered_options(theirs, running_usage=running) == {**ours, "x": 1}
+    assert metered_options(None, running_usage=running) == ours
 
 
 def test_an_unmetered_protocol_passes() -> None:
