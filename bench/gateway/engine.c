@@ -15,7 +15,7 @@ struct connection {
   int fd, waits_for_room;
   enum state state;
   struct buffer in, out;
-  int shows_usage, shows_running_usage, chunks_sent, chunks;
+  int shows_usage, shows_running_usage, shows_token_ids, chunks_sent, chunks;
   nanoseconds due;
   int place;  // in the heap of those that are due; -1: none
   char id[40];
@@ -117,15 +117,20 @@ static void add_chunk(struct connection *c, const char *data, int length) {
 #define EVENT \
   "data: {\"id\":\"chatcmpl-%s\",\"object\":\"chat.completion.chunk\",\"created\":1763798400,\"model\":\"gpt-oss-20b\","
 #define USAGE "\"usage\":{\"prompt_tokens\":23,\"total_tokens\":%d,\"completion_tokens\":%d}"
+#define PROMPT_TOKEN_IDS \
+  "[200006,77944,200008,3575,553,261,10297,29186,13,200007,200006,1428,200008,13225,11,1495,553,481,30,200007,200006," \
+  "173781,200005]"
 
 static int emit(struct connection *c) {
-  char event[1024], usage[128] = "";
-  int last = ++c->chunks_sent == c->chunks;
+  char event[1024], usage[128] = "", ids[16] = "null";
+  int first = !c->chunks_sent, last = ++c->chunks_sent == c->chunks;
   if (c->shows_running_usage) sprintf(usage, "," USAGE, 23 + c->chunks_sent, c->chunks_sent);
+  if (c->shows_token_ids) sprintf(ids, "[%d]", 10000 + c->chunks_sent);
   int length = sprintf(event,
                        EVENT "\"choices\":[{\"index\":0,\"delta\":{\"content\":\" ts=%016llu\"},\"logprobs\":null,"
-                             "\"finish_reason\":%s,\"token_ids\":null}]%s}\n\n",
-                       c->id, (unsigned long long)now(), last ? "\"stop\"" : "null", usage);
+                             "\"finish_reason\":%s,\"token_ids\":%s}]%s%s}\n\n",
+                       c->id, (unsigned long long)now(), last ? "\"stop\"" : "null", ids, usage,
+                       first && c->shows_token_ids ? ",\"prompt_token_ids\":" PROMPT_TOKEN_IDS ",\"prompt_text\":null" : "");
   add_chunk(c, event, length);
   stats.chunks++;
   if (last) {
@@ -212,6 +217,7 @@ static void answer(struct connection *c, char *head, const char *body, size_t le
   if (is_true(body, length, "\"stream\"")) {
     c->shows_usage = is_true(body, length, "\"include_usage\"");
     c->shows_running_usage = is_true(body, length, "\"continuous_usage_stats\"");
+    c->shows_token_ids = is_true(body, length, "\"return_token_ids\"");
     begin_stream(c);
   } else if (control.delay) {
     c->state = WAITING;

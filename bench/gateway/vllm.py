@@ -6,8 +6,8 @@
 both halves of a round: so the gateway takes no CPU from the engine, and its own is counted apart. A round is one load
 on each, in turning order; what was lost is the median over rounds, with its 95 % confidence interval. On a machine
 that does other work tokens a second say little: the engine's CPU time a token, with and without, is the steadier
-figure. A gateway that holds requests back, so that the engine's batches are smaller, makes it dearer; so does the usage
-that the gateway asks for in every chunk, which is asked of the engine itself, too, as a third way.
+figure. A gateway that holds requests back, so that the engine's batches are smaller, makes it dearer; so do the token
+ids that the gateway asks for, which are asked of the engine itself, too, as a third way.
 """
 
 import argparse
@@ -33,7 +33,7 @@ START_SECONDS = 600.0
 WORKLOAD = Workload("gpt-oss-20b", "completions", input_tokens=64, output_tokens=128)
 LOAD = Load(concurrency=8, requests=16)
 # what the gateway asks of every stream, asked of the engine itself: how much of the difference is that
-RUNNING_USAGE = replace(WORKLOAD, fields={"stream_options": {"include_usage": True, "continuous_usage_stats": True}})
+TOKEN_IDS = replace(WORKLOAD, fields={"stream_options": {"include_usage": True}, "return_token_ids": True})
 
 
 def main() -> None:
@@ -81,13 +81,13 @@ def measure(stack: Stack, rounds: int) -> dict[str, Any]:
     """Tokens a second and CPU microseconds a token, with and without."""
     gateway, engine = gateway_pid(stack), int(stack.status()["pid"])
     direct, through = targets(stack)
-    running = replace(direct, name="engine, running usage")
-    ways = [direct, running, through]
+    asked = replace(direct, name="engine, token ids")
+    ways = [direct, asked, through]
     used: dict[str, list[tuple[float, float]]] = {way.name: [] for way in ways}  # microseconds: gateway, engine
     with generator() as generate:
 
         def load(target: Target) -> Round:
-            return generate.run(target, RUNNING_USAGE if target is running else WORKLOAD, LOAD)
+            return generate.run(target, TOKEN_IDS if target is asked else WORKLOAD, LOAD)
 
         def run(target: Target) -> Round:
             before = cpu(tree(gateway)), cpu(tree(engine))
