@@ -13,6 +13,17 @@ EXPECTED_STATUS = ("400", "401", "403", "404", "410", "413", "429", "502", "503"
 BOOKED = """async () => (await (await fetch("/v1/usage?days=1")).json()).total.requests > 0"""
 """Usage reaches the database a moment after the answer."""
 
+AT_REST = """async () => {
+  const box = document.querySelector(".scroller");
+  for (let [frames, at] = [0, -1]; frames < 6; frames = box.scrollTop === at ? frames + 1 : 0) {
+    at = box.scrollTop;
+    await new Promise(requestAnimationFrame);
+  }
+}"""
+
+NOTHING_WAITS = "() => Object.keys(localStorage).every((key) => !key.startsWith('gatehouse.outbox.'))"
+"""No message is on its way, in any tab of the browser."""
+
 WATCH_VIOLATIONS = """
 window.violations = [];
 addEventListener("securitypolicyviolation", (event) => {
@@ -76,6 +87,10 @@ class ChatPage:
         async with asyncio.timeout(30):
             while not await self.page.evaluate(answers):
                 await asyncio.sleep(0.1)
+
+    async def still(self) -> None:
+        """Wait until the thread has come to rest: a scrolling that the browser draws out is over."""
+        await self.page.evaluate(AT_REST)
 
     async def answered(self, count: int = 1) -> Locator:
         """Wait until the `count`-th answer on screen is complete and drawn; returns it."""

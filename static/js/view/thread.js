@@ -10,10 +10,11 @@ import { Unsent } from "./composer.js";
 import { Turn } from "./message.js";
 
 const NEAR_END_PX = 48;
+const KEYS = { ArrowUp: -1, PageUp: -1, Home: -1, ArrowDown: 1, PageDown: 1, End: 1, " ": 1 }; // which way each takes the view
 const STILL_ANSWERING_MS = 7000;
 const FRAMES_TO_SETTLE = 4; // heights above a message become known when it is drawn
 
-/** Whether the end is followed: as long as the reader has not left it. */
+/** Whether the end is followed: as long as the reader has not turned back from it. */
 const pinned = signal(true);
 
 /** Bring a message into view and keep it there. */
@@ -30,28 +31,86 @@ export function reveal(id) {
   requestAnimationFrame(step);
 }
 
+/**
+ * Keeps the end of `content` in view while it grows. What the reader's hand does says whether they leave, not where the view is:
+ * a wheel or a finger begins with a few pixels, and an answer that grows would take those back in every frame.
+ */
+class Follower {
+  #box;
+  #observer;
+  #top = 0; // where the view was last
+  #mayReturn = true; // the reader's last move was none away from the end
+  #finger = 0;
+
+  constructor(box, content) {
+    this.#box = box;
+    this.#observer = new ResizeObserver(() => pinned.peek() && this.toEnd());
+    for (const each of [content, box]) this.#observer.observe(each);
+    const hear = (name, take) => box.addEventListener(name, take, { passive: true }); // no move waits for this page
+    hear("wheel", (event) => event.deltaY !== 0 && !event.ctrlKey && this.#steer(event.deltaY, event.target));
+    hear("touchstart", (event) => (this.#finger = event.touches[0].clientY));
+    hear("touchmove", (event) => {
+      const by = this.#finger - event.touches[0].clientY;
+      this.#finger -= by;
+      if (by !== 0) this.#steer(by, event.target);
+    });
+    hear("keydown", ({ key, shiftKey, target }) => {
+      if (key in KEYS && !target.matches("input, textarea, select")) this.#steer(key === " " && shiftKey ? -1 : KEYS[key], target);
+    });
+    hear("pointerdown", ({ target, offsetX }) => target === box && offsetX >= box.clientWidth && this.#grasp());
+    hear("scroll", () => this.#look());
+  }
+
+  stop() {
+    this.#observer.disconnect();
+  }
+
+  toEnd() {
+    const box = this.#box;
+    this.#top = box.scrollHeight - box.clientHeight; // reading it back could mean another layout
+    box.scrollTop = this.#top;
+  }
+
+  #steer(by, target) {
+    this.#mayReturn = by > 0;
+    if (by > 0 || !pinned.peek()) return;
+    for (let at = target; at !== this.#box; at = at.parentElement) if (at.scrollTop > 0) return; // what moves is inside a message
+    if (this.#box.scrollTop > 0) pinned.value = false;
+  }
+
+  /** The scroll bar is held: it goes either way, and nothing else moves the view meanwhile. */
+  #grasp() {
+    this.#mayReturn = true;
+    pinned.value = false;
+  }
+
+  /** Whoever moves the view by other means, such as a search in the page, leaves the end by going far enough from it. */
+  #look() {
+    const { scrollTop, scrollHeight, clientHeight } = this.#box;
+    const isNear = scrollHeight - scrollTop - clientHeight < NEAR_END_PX;
+    if (scrollTop > this.#top && isNear && this.#mayReturn) pinned.value = true;
+    else if (scrollTop < this.#top && !isNear) pinned.value = false;
+    this.#top = scrollTop;
+  }
+}
+
 export function Thread() {
   const scroller = useRef(null);
   const list = useRef(null);
-  const lastTop = useRef(0);
+  const follower = useRef(null);
   const conversation = current.value;
   const turns = conversation.turns.value;
 
-  useEffect(() => {
-    const box = scroller.current;
-    const observer = new ResizeObserver(() => {
-      if (pinned.peek()) jumpToEnd(box);
-    });
-    observer.observe(list.current);
-    observer.observe(box);
-    return () => observer.disconnect();
+  useLayoutEffect(() => {
+    follower.current = new Follower(scroller.current, list.current);
+    return () => follower.current.stop();
   }, []);
 
   // Another chat, and the reader's own question, bring the end into view.
   const last = turns.at(-1)?.[0];
   useLayoutEffect(() => {
     pinned.value = true;
-    jumpToEnd(scroller.current);
+    follower.current.toEnd();
   }, [conversation, last?.role === "user" ? last : null]);
 
   // Older messages above must not move what is read. Browsers' own anchoring does not see to that at the very top, and
@@ -66,35 +125,29 @@ export function Thread() {
     requestAnimationFrame(() => (box.style.overflowAnchor = ""));
   }, [turns[0]?.[0]]);
 
-  // Only the reader scrolls upwards; an answer that grows between two frames does not mean that they left the end.
-  const onScroll = (event) => {
-    const { scrollTop, scrollHeight, clientHeight } = event.currentTarget;
-    if (scrollHeight - scrollTop - clientHeight < NEAR_END_PX) pinned.value = true;
-    else if (scrollTop < lastTop.current) pinned.value = false;
-    lastTop.current = scrollTop;
-  };
-  const toEnd = () => {
-    pinned.value = true;
-    scroller.current.scrollTo({ top: scroller.current.scrollHeight, behavior: "smooth" });
-  };
-
   const isEmpty = turns.length === 0 && conversation.state.value === "ready";
   return html`
-    <div class="scroller" ref=${scroller} onScroll=${onScroll} tabindex="0" role="region" aria-label=${t("thread")}>
+    <div class="scroller" ref=${scroller} tabindex="0" role="region" aria-label=${t("thread")}>
       ${conversation.older.value !== null && turns.length > 0 && html`<${Older} conversation=${conversation} scroller=${scroller} />`}
       <div class="thread" ref=${list} role="log" aria-live="off" aria-label=${t("messages")} onClick=${copyCode}>
         ${isEmpty && html`<${Greeting} conversation=${conversation} />`}
         ${turns.map((turn) => html`<${Turn} key=${turn[0].id} conversation=${conversation} turn=${turn} />`)}
         <${Unsent} conversation=${conversation} />
       </div>
-      ${!pinned.value && html`<${IconButton} icon="down" class="to-end" label=${t("thread.end")} onClick=${toEnd} />`}
+      <${ToEnd} scroller=${scroller} />
     </div>
     <${SpokenProgress} key=${conversation} conversation=${conversation} />
   `;
 }
 
-function jumpToEnd(scroller) {
-  scroller.scrollTop = scroller.scrollHeight;
+/** The way back for who has left the end; it takes no room there. */
+function ToEnd({ scroller }) {
+  if (pinned.value) return null;
+  const go = () => {
+    pinned.value = true;
+    scroller.current.scrollTo({ top: scroller.current.scrollHeight, behavior: "smooth" });
+  };
+  return html`<div class="at-end"><${IconButton} icon="down" class="to-end" label=${t("thread.end")} onClick=${go} /></div>`;
 }
 
 /** Older messages are read when the reader comes near them. */
