@@ -15,6 +15,7 @@ const DRAFTS = "gatehouse.draft.";
 /** Messages to be sent, the oldest first: {id, key, at, parent, after, content, params, fit, error}; see sending.js. */
 export const outbox = signal([]);
 let owner = null;
+let keeps = true; // whether all that was written is there: a browser may refuse, or be full
 
 /**
  * Take over what `user` (a name) left; what somebody else left in this browser is deleted. Null, who is not signed in or
@@ -26,7 +27,7 @@ export function openOutbox(user) {
   for (const key of keys(PREFIX, DRAFTS)) if (user !== null && !key.includes(`.${user}/`)) localStorage.removeItem(key);
   read();
   batch(() => {
-    for (const item of outbox.peek()) put({ ...item, waits: undefined, notBefore: undefined, paused: undefined });
+    for (const { id } of outbox.peek()) change(id, { waits: undefined, notBefore: undefined, paused: undefined });
   });
 }
 
@@ -37,17 +38,30 @@ export function forgetAll() {
 
 export const itemsOf = (key) => outbox.value.filter((item) => item.key === key);
 
-/** Add a message, or change the one with the same id. */
-export function put(item) {
-  const known = outbox.peek().some(({ id }) => id === item.id);
-  outbox.value = known ? outbox.peek().map((other) => (other.id === item.id ? item : other)) : [...outbox.peek(), item];
-  store(`${PREFIX}${owner}/${item.id}`, item);
+export function add(item) {
+  outbox.value = [...outbox.peek(), item];
+  store(nameOf(item.id), item);
+}
+
+/**
+ * Change a message that still waits. One that another tab has delivered meanwhile, or the page that comes after this one, is
+ * gone, and does not come back by what this page hears of its own attempt.
+ */
+export function change(id, values) {
+  const item = outbox.peek().find((other) => other.id === id);
+  if (item === undefined) return;
+  if (keeps && localStorage.getItem(nameOf(id)) === null) return discard(id);
+  const changed = { ...item, ...values };
+  outbox.value = outbox.peek().map((other) => (other === item ? changed : other));
+  store(nameOf(id), changed);
 }
 
 export function discard(id) {
   outbox.value = outbox.peek().filter((item) => item.id !== id);
-  localStorage.removeItem(`${PREFIX}${owner}/${id}`);
+  localStorage.removeItem(nameOf(id));
 }
+
+const nameOf = (id) => `${PREFIX}${owner}/${id}`;
 
 export function newItem(key, values) {
   return { ...values, id: randomId(), key, at: Date.now() };
@@ -71,7 +85,7 @@ export function saveDraft(key, draft) {
 /** A chat that got its id: what was filed under the page's own name for it goes with it. */
 export function rename(from, to) {
   batch(() => {
-    for (const item of outbox.peek()) if (item.key === from) put({ ...item, key: to });
+    for (const item of outbox.peek()) if (item.key === from) change(item.id, { key: to });
   });
   saveDraft(to, loadDraft(from));
   localStorage.removeItem(draftName(from));
@@ -95,6 +109,7 @@ function store(key, value) {
   try {
     localStorage.setItem(key, JSON.stringify(value));
   } catch (error) {
+    keeps = false;
     console.warn("this browser keeps no drafts now; they last as long as the page", error);
   }
 }

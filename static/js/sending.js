@@ -1,7 +1,7 @@
 // Sending: takes messages from the outbox, one at a time for each chat, and turns what comes back into messages.
 import { batch, effect, signal } from "../vendor/core.js";
 import { conversations, current, find, rememberBegun, takeChat } from "./chats.js";
-import { compose, discard, loadDraft, newItem, outbox, put, rename, saveDraft, split } from "./drafts.js";
+import { add, change, compose, discard, loadDraft, newItem, outbox, rename, saveDraft, split } from "./drafts.js";
 import { askSoon } from "./engine.js";
 import { line } from "./link.js";
 import { watchRuns } from "./conversation.js";
@@ -21,7 +21,7 @@ export const draft = signal({ text: "", files: [] });
 /** Send a question at the end of the current chat, as soon as it is its turn. */
 export function ask(content) {
   const conversation = current.peek();
-  put(newItem(conversation.key, { content, params: runParams(conversation.params.peek()) }));
+  add(newItem(conversation.key, { content, params: runParams(conversation.params.peek()) }));
   if (conversation.id === null) rememberBegun();
   pump();
 }
@@ -45,26 +45,33 @@ function begin(values, leaf) {
   const conversation = current.peek();
   const item = newItem(conversation.key, { ...values, params: { ...runParams(conversation.params.peek()), ...values.params }, shown: conversation.leaf.peek() });
   conversation.leaf.value = leaf;
-  put(item);
+  add(item);
   pump();
 }
 
 /** Try a message that was refused once more, with changes to it. */
 export function sendAgain(item, changes = {}) {
-  put({ ...item, ...changes, id: randomId(), error: null });
+  add({ ...item, ...changes, id: randomId(), error: null });
   discard(item.id);
   pump();
 }
 
+let later = 0; // the timer of what is not due yet
+
 /** Send what is due: the first of each chat's line, when nothing is being answered there. */
 export function pump() {
   if (user.peek() === null || expired.peek() || hold.peek() || line.peek() === "lost") return;
+  clearTimeout(later);
   const seen = new Set();
+  let next = Infinity;
   for (const item of outbox.peek()) {
     if (seen.has(item.key)) continue;
     seen.add(item.key);
-    if (!sending.peek().has(item.id) && !item.error && !item.paused && !(item.notBefore > Date.now())) send(item);
+    if (sending.peek().has(item.id) || item.error || item.paused) continue;
+    if (item.notBefore > Date.now()) next = Math.min(next, item.notBefore);
+    else send(item);
   }
+  if (next < Infinity) later = setTimeout(pump, next - Date.now() + 10);
 }
 
 async function send(item) {
@@ -90,8 +97,7 @@ async function deliver(item, conversation) {
     takeChat(chat, conversation);
   }
   const { content, params: chosen, fit, parent = item.after === undefined ? conversation.leaf.peek() : item.after } = item;
-  const waiting = outbox.peek().find(({ id }) => id === item.id);
-  if (waiting && item.parent === undefined) put({ ...waiting, after: parent });
+  if (item.parent === undefined) change(item.id, { after: parent });
   const body = { parent, params: chosen, client_id: item.id };
   if (content !== undefined) body.content = content;
   if (fit) body.fit = true;
@@ -108,24 +114,23 @@ async function deliver(item, conversation) {
 
 /** The server said no, or nothing at all: wait, ask the user, or put the text back where it was written. */
 function refuse(sent, error) {
-  const known = outbox.peek().find(({ id }) => id === sent.id) ?? sent; // its chat may have been made in the meantime
-  const item = error.status === 0 ? known : { ...known, after: undefined };
   if (error.status === 401) return expire();
+  const item = outbox.peek().find(({ id }) => id === sent.id); // its chat may have been made in the meantime
+  if (item === undefined) return undefined; // discarded, or another tab has delivered it
+  if (error.status !== 0) change(item.id, { after: undefined });
   if (error.status === 429 && (error.retryAfterMs !== null || error.code === "insufficient_quota")) return holdBack(item, error);
   if (error.status === 0 || WAITS.has(error.code)) {
-    const wait = error.retryAfterMs ?? RETRY_MS;
     if (error.status !== 0) askSoon();
-    put({ ...item, waits: error.status === 0 ? "network" : "engine", notBefore: Date.now() + wait });
-    return setTimeout(pump, wait + 10);
+    return change(item.id, { waits: error.status === 0 ? "network" : "engine", notBefore: Date.now() + (error.retryAfterMs ?? RETRY_MS) });
   }
   const { code, status, message, requestId, details } = describe(error);
   restoreView(item);
-  return put({ ...item, error: { code, status, message, request_id: requestId, details } });
+  return change(item.id, { error: { code, status, message, request_id: requestId, details } });
 }
 
 /** A limit was reached: the text goes back into the composer, and everything waits. */
 function holdBack(item, error) {
-  const again = newItem(item.key, { ...item, notBefore: undefined });
+  const again = newItem(item.key, { ...item, after: undefined, notBefore: undefined });
   const isQuestion = item.content !== undefined && item.parent === undefined;
   batch(() => {
     restoreView(item);
@@ -136,7 +141,7 @@ function holdBack(item, error) {
       kind: quota ? "quota" : "rate",
       until: error.retryAfterMs === null ? null : Date.now() + error.retryAfterMs,
       message: error.message,
-      resend: () => (isQuestion ? submit() : (put(again), pump())),
+      resend: () => (isQuestion ? submit() : (add(again), pump())),
     };
   });
 }

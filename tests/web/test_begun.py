@@ -8,7 +8,7 @@ import pytest
 from playwright.async_api import Route, expect
 
 from tests.web.backend import NAME, PASSWORD, Backend, Script
-from tests.web.chatpage import ChatPage
+from tests.web.chatpage import NOTHING_WAITS, ChatPage
 
 pytestmark = [pytest.mark.web, pytest.mark.asyncio(loop_scope="session")]
 
@@ -99,10 +99,51 @@ async def test_question_whose_taking_was_not_heard_is_not_shown_twice(page: Chat
         await sent.acquire()
         await page.page.reload(wait_until="commit")
     await page.says(1, "Hello there.")
-    await page.until("() => Object.keys(localStorage).every((key) => !key.startsWith('gatehouse.outbox.'))")
+    await page.until(NOTHING_WAITS)
     await expect(page.page.locator(".waiting")).to_have_count(0)
     hold.set()
     await is_asked_once(page, backend)
+
+
+async def test_question_is_not_shown_twice_when_only_its_answer_is_heard(page: ChatPage, backend: Backend) -> None:
+    """The gateway has taken the question and answered it, and the POST that brought it is still open."""
+    await page.enter(NAME, PASSWORD)
+    await page.ask("Zero")
+    await page.answered()
+    async with held(page, RUN, arrives=True) as sent:
+        await page.ask("First")
+        await sent.acquire()
+        await page.answered(2)
+        await expect(page.questions).to_have_text(["Zero", "First"])
+        await page.page.reload(wait_until="commit")
+    await page.until(NOTHING_WAITS)
+    await expect(page.questions).to_have_text(["Zero", "First"])
+
+
+async def test_message_that_another_tab_has_delivered_does_not_come_back(page: ChatPage, backend: Backend) -> None:
+    """One tab hears that its own attempt failed after the other's has brought the message to the gateway."""
+    await page.enter(NAME, PASSWORD)
+    await page.ask("Zero")
+    await page.answered()
+    other = ChatPage(await page.page.context.new_page(), backend.url)
+    await other.open()
+    await other.composer.wait_for()
+    attempts: asyncio.Queue[Route] = asyncio.Queue()
+
+    async def keep(route: Route) -> None:
+        attempts.put_nowait(route)
+
+    await page.page.route(RUN, keep)
+    await page.ask("First")
+    attempt = await attempts.get()
+    await backend.chats.ended(2)
+    await page.until(NOTHING_WAITS)
+    await page.answered(2)
+    async with page.page.expect_event("requestfailed"):
+        await attempt.abort("connectionreset")
+    assert await page.page.evaluate(f"() => new Promise(requestAnimationFrame).then({NOTHING_WAITS})")
+    await expect(page.questions).to_have_text(["Zero", "First"])
+    await other.check_clean()
 
 
 async def test_answers_that_a_leaving_page_hears(page: ChatPage, backend: Backend) -> None:
@@ -159,7 +200,7 @@ async def test_another_tab_sends_it_meanwhile(page: ChatPage, backend: Backend) 
         await page.page.route("**/auth/session", late)
         await page.page.reload(wait_until="commit")
     await backend.chats.ended(1)
-    await other.until("() => Object.keys(localStorage).every((key) => !key.startsWith('gatehouse.outbox.'))")
+    await other.until(NOTHING_WAITS)
     loads.set()
     await is_asked_once(page, backend)
     await expect(other.page.locator(".greeting")).to_be_visible()

@@ -7,7 +7,7 @@ import pytest
 from playwright.async_api import Browser, expect
 
 from tests.web.backend import NAME, PASSWORD, Backend, Script
-from tests.web.chatpage import ChatPage, new_page
+from tests.web.chatpage import NOTHING_WAITS, ChatPage, new_page
 
 pytestmark = [pytest.mark.web, pytest.mark.asyncio(loop_scope="session")]
 
@@ -87,6 +87,7 @@ async def test_an_answer_lost_on_its_way_is_asked_for_again_under_the_same_name(
     await page.page.route("**/runs", lose_the_first)
     await page.ask("Second")
     await page.answered(2)
+    await page.until(NOTHING_WAITS)
     await expect(page.questions).to_have_text(["First", "Second"])
     assert seen == 2
     assert len(backend.requests) == 2

@@ -1,7 +1,7 @@
 // Where the user writes, and what is not yet with the server: all of it survives a reload, a refusal, a lost session.
 import { html, useEffect, useRef, useSignal } from "../../vendor/core.js";
 import { change as changeChat, current } from "../chats.js";
-import { compose, discard, itemsOf, put, readFile, split } from "../drafts.js";
+import { change, compose, discard, itemsOf, readFile, split } from "../drafts.js";
 import { number, span, t } from "../i18n.js";
 import { line } from "../link.js";
 import { draft, hold, pump, sendAgain, sending, submit } from "../sending.js";
@@ -151,11 +151,16 @@ function Hold() {
 /** The first in the line stands in the thread once it was tried; the rest wait above the composer. */
 const isInThread = (item) => sending.value.has(item.id) || item.error || item.waits || item.parent !== undefined;
 
+/** Whether the thread has the message already, from the gateway, which took it and has not yet been heard to say so. */
+const isTaken = (conversation, { after, content }) =>
+  after !== undefined &&
+  [...conversation.nodes.value.values()].some((message) => message.role === "user" && message.parent === after && message.content.value === content);
+
 /** The message on its way, below the thread. */
 export function Unsent({ conversation }) {
   const [item] = itemsOf(conversation.key);
   if (item === undefined || !isInThread(item)) return null;
-  if (conversation.running.value && item.parent === undefined && !item.error) return null;
+  if (!item.error && ((conversation.running.value && item.parent === undefined) || isTaken(conversation, item))) return null;
   return html`
     ${item.content !== undefined && html`<article class="message question unsent" aria-label=${t("you")}><${Bubble} content=${item.content} /></article>`}
     ${item.error
@@ -190,12 +195,12 @@ function Entry({ item }) {
   const editing = useSignal(false);
   const { text, files } = split(item.content ?? "");
   const edit = () => {
-    put({ ...item, paused: true }); // it does not leave while it is edited
+    change(item.id, { paused: true }); // it does not leave while it is edited
     editing.value = true;
   };
   const save = (value) => {
     editing.value = false;
-    put({ ...item, paused: undefined, content: value === null ? item.content : compose(value, files) });
+    change(item.id, { paused: undefined, content: value === null ? item.content : compose(value, files) });
     pump();
   };
   if (editing.value) return html`<li><${Edit} text=${text} save=${save} /></li>`;
