@@ -54,10 +54,11 @@ export class StreamingMarkdown {
     });
   }
 
-  /** Nothing more is drawn. */
+  /** Nothing more is drawn; who waits for the end need not. */
   stop() {
     clearTimeout(this.#timer);
     this.#timer = Infinity;
+    this.#resolve?.();
   }
 
   #take(received) {

@@ -9,12 +9,13 @@ from playwright.async_api import Browser, Route, expect
 from tests.web.backend import NAME, PASSWORD, Backend
 from tests.web.chatpage import ChatPage, new_page
 from tests.web.chats import Chat
-from tests.web.measure import processor_time
+from tests.web.measure import document, processor_time
 
 pytestmark = [pytest.mark.web, pytest.mark.asyncio(loop_scope="session")]
 
 LONG = 500
 MAX_JUMP_PX = 40
+WHEEL_PX = 500
 MAX_OPENING_MS = 300
 PARAGRAPH = "A sentence of **average** length, with `code` and 中文。 " * 4
 
@@ -33,6 +34,13 @@ SCROLL_UP = """async (box, most) => {
   return jumps;
 }"""
 """Scrolls up by so many px at a time; how far what was in the middle is from where it should be then, for each step."""
+
+READ = """(box) => {
+  const at = (y) => document.elementFromPoint(innerWidth / 2, y)?.closest(".part > *, .bubble");
+  window.seen = [0, 20, 40, 60, 80].map((y) => at(innerHeight / 2 + y)).find(Boolean);
+  return [window.seen?.getBoundingClientRect().top, box.scrollTop];
+}"""
+"""Chooses what is read, in the middle: where it is, and how much is above the view."""
 
 
 def fill(chat: Chat, count: int) -> None:
@@ -181,6 +189,61 @@ async def test_a_long_conversation_opens_at_its_end(page: ChatPage, backend: Bac
     print(f"scrolled up in {len(jumps)} steps; the largest jump of what was read: {max(jumps):.0f} px")
     await expect(page.page.locator("article.message")).to_have_count(LONG, timeout=30_000)
     assert max(jumps) <= MAX_JUMP_PX
+
+
+async def test_long_answers_do_not_jump(page: ChatPage, backend: Backend) -> None:
+    """The wheel, turned up over answers of 5 KB of code and tables that were never on screen, moves what is read as far as it says."""
+    chat = backend.chats.new("Long")
+    fill(chat, 12)
+    for message in chat.messages[1::2]:
+        message["content"] = document(5000)
+    await page.enter(NAME, PASSWORD)
+    await page.page.locator(".chat-list .entry a").first.click()
+    await page.answered(6)
+    await expect(page.page.locator(".markdown[aria-busy]")).to_have_count(0)
+    scroller = page.page.locator(".scroller")
+    await scroller.hover()
+    jumps = []
+    while True:
+        before, above = await scroller.evaluate(READ)
+        if above < WHEEL_PX:
+            break
+        await page.page.mouse.wheel(0, -WHEEL_PX)
+        await page.until(f"() => document.querySelector('.scroller').scrollTop !== {above}")
+        await page.still()
+        if before is not None:
+            jumps.append(
+                abs(await page.page.evaluate("() => window.seen.getBoundingClientRect().top") - before - WHEEL_PX)
+            )
+    print(f"turned the wheel {len(jumps)} times; the largest jump of what was read: {max(jumps):.0f} px")
+    assert len(jumps) > 10
+    assert max(jumps) <= MAX_JUMP_PX
+
+
+async def test_long_answers_are_drawn_from_the_newest_on(page: ChatPage, backend: Backend) -> None:
+    """When a chat is opened what is in sight is drawn first; a chat that is left meanwhile holds nothing up."""
+    chats = [backend.chats.new("One"), backend.chats.new("Two")]
+    for chat in chats:
+        fill(chat, 12)
+        for message in chat.messages[1::2]:
+            message["content"] = document(6000)
+    await page.enter(NAME, PASSWORD)
+    await page.page.evaluate(
+        """() => {
+          window.drawn = [];
+          const take = (changes) => window.drawn.push(...changes.map(({ target }) => target).filter((node) => node.ariaBusy === null));
+          new MutationObserver(take).observe(document.body, { subtree: true, attributeFilter: ["aria-busy"] });
+        }"""
+    )
+    await page.page.get_by_role("link", name="One").click()
+    await expect(page.page.locator(".markdown[aria-busy]").first).to_be_attached()
+    await page.page.get_by_role("link", name="Two").click()
+    await page.answered(6)
+    await expect(page.page.locator(".markdown[aria-busy]")).to_have_count(0)
+    drawn = await page.page.evaluate(
+        "() => window.drawn.filter((node) => node.isConnected).map((node) => node.closest('article').id)"
+    )
+    assert drawn == [message["id"] for message in reversed(chats[1].messages[1::2])]
 
 
 async def test_drawers_on_a_phone(browser: Browser, backend: Backend) -> None:

@@ -100,12 +100,26 @@ const textOf = (turn, read) => turn.map((message) => read(message.content)).join
 
 const streaming = signal(null); // the class that draws what grows, once it is fetched
 
-async function fetchStreaming() {
+/** Fetch what draws growing answers, and long ones. */
+export async function fetchStreaming() {
+  if (streaming.peek() !== null) return;
   try {
     streaming.value = (await import("../streaming.js")).StreamingMarkdown;
   } catch (error) {
     console.warn("until it is fetched, a growing answer is drawn as plain text", error);
   }
+}
+
+const due = []; // long stored answers to be drawn, the newest last: it is in sight, and comes first
+let isDrawing = false;
+
+async function drawInTurn(draw) {
+  due.push(draw);
+  if (isDrawing) return;
+  isDrawing = true;
+  await null; // until all that are shown together are here
+  while (due.length > 0) await due.pop()();
+  isDrawing = false;
 }
 
 function Markdown({ turn: given }) {
@@ -123,7 +137,8 @@ function Markdown({ turn: given }) {
     const wanted = language.value + text;
     if (!isRunning && shown.current === wanted) return;
     shown.current = isRunning ? null : wanted;
-    if (view.current?.language !== language.value) {
+    const isNew = view.current?.language !== language.value;
+    if (isNew) {
       view.current?.drawing.stop();
       view.current = null;
       if (!isRunning && text.length <= AT_ONCE) {
@@ -138,15 +153,25 @@ function Markdown({ turn: given }) {
       }
       view.current = { language: language.value, drawing: new streaming.value(root.current, labels) };
     }
+    const [box, now] = [root.current, view.current];
+    now.whole = isRunning ? null : text;
     if (isRunning) {
-      view.current.drawing.update(text);
+      now.drawing.update(text);
       return;
     }
-    const box = root.current;
     box.ariaBusy = "true";
-    view.current.drawing.finish(text).then(() => (box.ariaBusy = null));
+    const draw = async () => {
+      if (view.current !== now || now.whole === null) return;
+      await now.drawing.finish(now.whole);
+      box.ariaBusy = null;
+    };
+    if (isNew) drawInTurn(draw);
+    else draw();
   });
-  useEffect(() => () => view.current?.drawing.stop(), []);
+  useEffect(() => () => {
+    view.current?.drawing.stop();
+    view.current = null;
+  }, []);
   return html`<div class="markdown" ref=${root} />`;
 }
 

@@ -7,7 +7,7 @@ import { user } from "../session.js";
 import { config } from "../settings.js";
 import { IconButton, announce, copyText } from "./common.js";
 import { Unsent } from "./composer.js";
-import { Turn } from "./message.js";
+import { Turn, fetchStreaming } from "./message.js";
 
 const NEAR_END_PX = 48;
 const KEYS = { ArrowUp: -1, PageUp: -1, Home: -1, ArrowDown: 1, PageDown: 1, End: 1, " ": 1 }; // which way each takes the view
@@ -105,6 +105,10 @@ export function Thread() {
     follower.current = new Follower(scroller.current, list.current);
     return () => follower.current.stop();
   }, []);
+
+  useEffect(() => {
+    if (conversation.state.peek() === "loading") fetchStreaming();
+  }, [conversation]);
 
   // Another chat, and the reader's own question, bring the end into view.
   const last = turns.at(-1)?.[0];
