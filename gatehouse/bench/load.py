@@ -6,6 +6,7 @@ connections.
 
 import asyncio
 import contextlib
+import math
 import multiprocessing
 import random
 import time
@@ -42,6 +43,28 @@ class Round:
     def seconds(self) -> float:
         """From the first request to the end of the last answer."""
         return max(answer.ended for answer in self.answers) - min(answer.began for answer in self.answers)
+
+    @property
+    def full_tokens_per_second(self) -> float | None:
+        """Tokens/s while `concurrency` streams ran: from when all had begun until the first found no further request.
+
+        A round's begin and end, where fewer run, are not in it. None where that never was: requests came at a rate,
+        or one had no answer.
+        """
+        if self.load.rate is not None or any(answer.first is None for answer in self.answers):
+            return None
+        at_once = min(self.load.concurrency, len(self.answers))
+        first = sorted(self.answers, key=lambda answer: answer.began)[:at_once]
+        begin = max(answer.first or 0.0 for answer in first)
+        end = sorted(answer.ended for answer in self.answers)[-at_once]
+        tokens = sum(answer.completion_tokens * _share_within(answer, begin, end) for answer in self.answers)
+        return tokens / (end - begin) if end > begin else None
+
+
+def _share_within(answer: Answer, begin: float, end: float) -> float:
+    """How much of an answer came in this time, its tokens taken as evenly spread."""
+    first, last = answer.first or answer.ended, answer.ended
+    return max(min(last, end) - max(first, begin), 0.0) / (last - first) if last > first else 0.0
 
 
 async def _run(target: Target, workload: Workload, load: Load, first: int) -> list[Answer]:
@@ -126,9 +149,15 @@ def interleave(
     targets: list[Target],
     rounds: int,
     run: Callable[[Target], Round],
+    until: float = math.inf,
 ) -> list[Round]:
-    """Run every target once a round, in turning order (A B, B A, …): a slow drift of the machine hits all alike."""
-    results = []
+    """Run every target once a round, in turning order (A B, B A, …): a slow drift of the machine hits all alike.
+
+    No round but the first begins after the moment `until`.
+    """
+    results: list[Round] = []
     for number in range(rounds):
+        if results and time.monotonic() > until:
+            break
         results += [run(target) for target in (targets if number % 2 == 0 else targets[::-1])]
     return results

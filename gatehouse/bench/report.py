@@ -25,13 +25,15 @@ _MS = 1000.0
 def figures(rounds: list[Round]) -> dict[str, Any]:
     """Sum up rounds of one load on one server. Times are ms; tokens are those that the server reported.
 
-    `output_tokens_per_second` and `requests_per_minute` count from a round's first request to its last answer's end;
-    requests that failed are in none of the figures but `errors`.
+    `output_tokens_per_second` and `requests_per_minute` count from a round's first request to its last answer's end,
+    `full_tokens_per_second_by_round` only while all streams ran; requests that failed are in none of the figures but
+    `errors`.
     """
     answers = [answer for each in rounds for answer in each.answers]
     good = [answer for answer in answers if answer.error is None]
     seconds = sum(each.seconds for each in rounds)
     each_round = [sum(answer.completion_tokens for answer in _good(each)) / each.seconds for each in rounds]
+    full = [each.full_tokens_per_second for each in rounds]
     return {
         "target": rounds[0].target,
         "concurrency": rounds[0].load.concurrency,
@@ -45,12 +47,19 @@ def figures(rounds: list[Round]) -> dict[str, Any]:
         "output_tokens": sum(answer.completion_tokens for answer in good),
         "output_tokens_per_second": round(sum(answer.completion_tokens for answer in good) / seconds, 2),
         "output_tokens_per_second_by_round": [round(each, 2) for each in each_round],
+        "full_tokens_per_second_by_round": None if None in full else [round(each or 0.0, 2) for each in full],
+        "ttft_ms_p50_by_round": [_median(answer.ttft for answer in _good(each)) for each in rounds],
         "tokens_per_second_of_a_stream": _percentiles(_speeds(good), 1.0),
         "ttft_ms": _percentiles((answer.ttft for answer in good), _MS),
         "itl_ms": _percentiles((gap for answer in good for gap in answer.gaps), _MS),
         "tpot_ms": _percentiles((answer.per_token for answer in good), _MS),
         "duration_ms": _percentiles((answer.ended - answer.began for answer in good), _MS),
     }
+
+
+def _median(samples: Iterable[float | None]) -> float | None:
+    known = [sample * _MS for sample in samples if sample is not None]
+    return round(statistics.median(known), 3) if known else None
 
 
 def _good(each: Round) -> list[Answer]:
@@ -75,8 +84,18 @@ def _percentiles(samples: Iterable[float | None], unit: float) -> dict[str, Any]
     }
 
 
+def _typical(rounds: list[float]) -> dict[str, float | None] | None:
+    """Of what was found in each round, one server beside the other: the median and how sure it is."""
+    found = percentile(rounds, 0.5)
+    return None if found is None else found._asdict()
+
+
 def difference(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
-    """How the second server does beside the first, under the same load in the same run."""
+    """How the second server does beside the first, under the same load in the same run.
+
+    `…_typical` is the median of the rounds, each of the one beside the same round of the other: what a machine does
+    faster or slower from round to round is not in it.
+    """
 
     def lost(one: float, other: float) -> float | None:
         return round((1 - other / one) * 100, 3) if one else None
@@ -85,13 +104,26 @@ def difference(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
         one, other = first[name][share], second[name][share]
         return None if one is None or other is None else round(other["value"] - one["value"], 3)
 
-    by_round = zip(first["output_tokens_per_second_by_round"], second["output_tokens_per_second_by_round"], strict=True)
+    def by_round(name: str, apart: Callable[[float, float], float | None]) -> list[float]:
+        if first[name] is None or second[name] is None:
+            return []
+        pairs = zip(first[name], second[name], strict=True)
+        found = (apart(one, other) for one, other in pairs if one is not None and other is not None)
+        return [each for each in found if each is not None]
+
+    lost_by_round = by_round("output_tokens_per_second_by_round", lost)
+    full_lost = by_round("full_tokens_per_second_by_round", lost)
+    ttft_added = by_round("ttft_ms_p50_by_round", lambda one, other: round(other - one, 3))
     return {
         "of": second["target"],
         "beside": first["target"],
         "concurrency": first["concurrency"],
         "throughput_lost_percent": lost(first["output_tokens_per_second"], second["output_tokens_per_second"]),
-        "throughput_lost_percent_by_round": [lost(one, other) for one, other in by_round],
+        "throughput_lost_percent_by_round": lost_by_round,
+        "throughput_lost_percent_typical": _typical(lost_by_round),
+        "full_throughput_lost_percent_by_round": full_lost,
+        "full_throughput_lost_percent_typical": _typical(full_lost),
+        "ttft_added_ms_p50_typical": _typical(ttft_added),
         **{f"ttft_added_ms_{share}": added("ttft_ms", share) for share in SHARES},
         **{f"itl_added_ms_{share}": added("itl_ms", share) for share in SHARES},
     }

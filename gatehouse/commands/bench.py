@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import urllib.request
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,6 +20,7 @@ from gatehouse.context import Context
 from gateway.auth.keys import load_keys
 from gateway.auth.tokens import issue_token
 from gateway.listening import whereabouts
+from launcher.gpus import Nvml
 
 _TOKEN_SECONDS = 86_400.0
 _CALL_SECONDS = 10.0
@@ -62,6 +64,9 @@ def _http(_ctx: click.Context, _param: click.Parameter, value: Any) -> Any:
 @click.option("--output-tokens", type=click.IntRange(1), default=128, show_default=True, help="Length of an answer.")
 @click.option(
     "--shared-prefix", type=click.FloatRange(0, 1), default=0.0, help="Share of each prompt that is the same in all."
+)
+@click.option(
+    "--spread", type=click.FloatRange(0, 1), default=0.0, help="Let answers differ in length by up to this share."
 )
 @click.option("--eos/--ignore-eos", default=False, help="Let the model end its answers early.  [default: --ignore-eos]")
 @click.option(
@@ -133,9 +138,12 @@ def bench(
             results += found
             if len(found) == 2:
                 differences.append(report.difference(*found))
+    memory = _gpu_memory(targets)
     _progress("")
     _tell(results, differences)
-    content = report.document(workload, results, differences=differences)
+    if memory:
+        click.echo("GPU memory in use here: " + ", ".join(f"{each['used_mib'] / 1024:.1f} GiB" for each in memory))
+    content = report.document(workload, results, differences=differences, gpu_memory=memory)
     try:
         if json_file is not None:
             report.write(json_file, content)
@@ -181,9 +189,29 @@ def _own(context: Context, plan: str | None, *, direct: bool) -> list[Target]:
     return targets
 
 
+def _gpu_memory(targets: list[Target]) -> list[dict[str, int]]:
+    """What is taken on each GPU of this machine; of a server that is elsewhere nobody tells it."""
+    if not all(_is_here(urlsplit(target.url).hostname or "") for target in targets):
+        return []
+    return [{"used_mib": gpu.used_mib, "total_mib": gpu.total_mib} for gpu in Nvml().look().gpus]
+
+
+def _is_here(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def _progress(line: str) -> None:
     if sys.stderr.isatty():
         click.echo(f"\r\033[K{line}", err=True, nl=False)
+
+
+def _surely(typical: dict[str, float | None]) -> str:
+    if typical["low"] is None or typical["high"] is None:
+        return ""
+    return f" (a typical round {typical['value']}, 95 % sure: {typical['low']} to {typical['high']})"
 
 
 def _tell(results: list[dict[str, Any]], differences: list[dict[str, Any]]) -> None:
@@ -196,7 +224,8 @@ def _tell(results: list[dict[str, Any]], differences: list[dict[str, Any]]) -> N
             console.print(f"{row['target']}, {row['concurrency']} at once: {count} × {error}", highlight=False)
     for each in differences:
         console.print(
-            f"{each['concurrency']} at once: {each['of']} loses {each['throughput_lost_percent']} % of the tokens/s, "
+            f"{each['concurrency']} at once: {each['of']} loses {each['throughput_lost_percent']} % of the tokens/s"
+            f"{_surely(each['throughput_lost_percent_typical'])}, "
             f"adds {each['ttft_added_ms_p50']} ms (p50) and {each['ttft_added_ms_p99']} ms (p99) to TTFT, "
             f"{each['itl_added_ms_p50']} ms to the next token (p50)",
             highlight=False,

@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from gatehouse.bench.client import Target
 from gatehouse.cli import gatehouse
+from gatehouse.commands.bench import _gpu_memory
+from launcher.gpus import Accelerators, Gpu, Nvml
 from tests.support.stack import SIMULATED, Stack, running_stack, until
 
 
@@ -69,6 +72,15 @@ def test_refusals_are_counted_and_fail_the_command(stack: Stack) -> None:
     )
     assert once.returncode == 1
     assert "2 × 429 rate_limit_exceeded" in once.stdout
+
+
+@pytest.mark.parametrize(("url", "told"), [("http://127.0.0.1:8000", True), ("http://192.0.2.1:8000", False)])
+def test_gpu_memory_is_told_of_this_machine_only(url: str, told: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the driver says is taken on each GPU; nothing where a server is elsewhere."""
+    gpu = Gpu(0, "H200", "GPU-0", total_mib=143_771, free_mib=13_771)
+    monkeypatch.setattr(Nvml, "look", lambda _self: Accelerators("580", (gpu,)))
+    found = _gpu_memory([Target("it", url), Target("own", "http://localhost:1")])
+    assert found == ([{"used_mib": 130_000, "total_mib": 143_771}] if told else [])
 
 
 @pytest.mark.parametrize(

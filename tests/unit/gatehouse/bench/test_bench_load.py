@@ -1,12 +1,14 @@
 """What is asked, how it is divided, and what it comes to."""
 
 import json
+from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gatehouse.bench.client import Answer
-from gatehouse.bench.load import Load, Round, _split
+from gatehouse.bench.client import Answer, Target
+from gatehouse.bench.load import Load, Round, _split, interleave
 from gatehouse.bench.report import difference, figures
 from gatehouse.bench.workload import Workload
 
@@ -45,6 +47,18 @@ def test_bodies_of_both_apis() -> None:
     assert text["top_p"] == 0.5
 
 
+@given(st.integers(0, 10_000), st.integers(60, 300))
+def test_answers_of_different_lengths_come_to_the_same_work(first: int, requests: int) -> None:
+    """With a spread lengths lie where it says, differ from one request to the next, and sum up alike in any run of them."""
+    workload = Workload("m", output_tokens=200, spread=0.5)
+    lengths = [workload.answer_tokens(number) for number in range(first, first + requests)]
+    assert 100 <= min(lengths) < max(lengths) <= 300
+    assert all(one != other for one, other in pairwise(lengths))
+    assert abs(sum(lengths) / requests - 200) < 4
+    assert workload.body(first)["max_tokens"] == lengths[0]
+    assert Workload("m", output_tokens=200).answer_tokens(first) == 200
+
+
 def _answer(began: float, first: float, gaps: list[float], tokens: int, error: str | None = None) -> Answer:
     return Answer(began, first + sum(gaps), first, gaps, 7, tokens, error)
 
@@ -68,6 +82,26 @@ def test_the_figures_of_a_known_run() -> None:
     json.dumps(found)
 
 
+def test_throughput_while_all_streams_ran() -> None:
+    """Counted from when all of them had begun until the first found no further request, in part of an answer, too."""
+    answers = [_answer(0.0, 1.0, [9.0], 90), _answer(0.0, 2.0, [3.0], 30), _answer(5.0, 6.0, [6.0], 60)]
+    assert Round("it", Load(2, 3), answers).full_tokens_per_second == pytest.approx((80 + 30 + 40) / 8)
+    assert Round("it", Load(2, 3, rate=1.0), answers).full_tokens_per_second is None
+    one_after_another = [_answer(0.0, 1.0, [1.0], 2), _answer(2.0, 4.0, [1.0], 2)]
+    assert Round("it", Load(2, 2), one_after_another).full_tokens_per_second is None
+    silent = Round("it", Load(2, 2), [answers[0], Answer(0.0, 1.0, error="timeout")])
+    assert silent.full_tokens_per_second is None
+    found = figures([Round("it", Load(2, 3), answers), silent])
+    assert found["full_tokens_per_second_by_round"] is None
+
+
+def test_no_round_begins_when_the_time_is_up() -> None:
+    """The first round is always run, so that there is something to show; a round that has begun is run on each server."""
+    targets = [Target("a", ""), Target("b", "")]
+    ran = interleave(targets, 5, lambda target: Round(target.name, Load(1, 1), []), until=0.0)
+    assert [each.target for each in ran] == ["a", "b"]
+
+
 def test_the_difference_of_two_servers() -> None:
     """Lost throughput is a share of the first's, in all and round by round; added times are the second's minus it."""
     one = [Round("a", Load(1, 1), [_answer(0.0, 0.5, [0.5], 10)]) for _ in range(2)]
@@ -75,5 +109,7 @@ def test_the_difference_of_two_servers() -> None:
     found = difference(figures(one), figures(other))
     assert found["throughput_lost_percent"] == 20.0
     assert found["throughput_lost_percent_by_round"] == [20.0, 20.0]
+    assert found["throughput_lost_percent_typical"]["value"] == 20.0
     assert found["ttft_added_ms_p50"] == 250.0
+    assert found["ttft_added_ms_p50_typical"]["value"] == 250.0
     assert found["itl_added_ms_p50"] == 0.0
