@@ -112,6 +112,7 @@ class EngineSettings(BaseModel):
     crash_loop_failures: int = Field(5, ge=1, description="So many failures within crash_loop_seconds: stay down.")
     crash_loop_seconds: Seconds = Field(600, description="The window of crash_loop_failures.")
     warmup_batches: list[int] = Field([1, 8], description="Dummy requests sent at once before ready, in this order.")
+    warmup_lengths: list[int] = Field([], description="Prompts of so many tokens, one after another, before ready.")
     warmup_prompts: list[str] = Field([], description="System prompts put into the prefix cache before ready.")
     warmup_timeout: Seconds = Field(300, description="Longest warm-up.")
     keep_alive_seconds: int = Field(
@@ -143,6 +144,12 @@ class EngineSettings(BaseModel):
         if wrong:
             raise ValueError("may not hold " + "; ".join(wrong))
         return env
+
+    @model_validator(mode="after")
+    def _warm_up_fits(self) -> Self:
+        if any(not 0 < length < self.max_model_len for length in self.warmup_lengths):
+            raise ValueError(f"warmup_lengths must lie between 1 and {self.max_model_len - 1}, below max_model_len")
+        return self
 
     @model_validator(mode="after")
     def _url_fits_kind(self) -> Self:

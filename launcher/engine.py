@@ -199,7 +199,7 @@ class EngineRun:
         if settings.owned:
             try:
                 async with asyncio.timeout(settings.warmup_timeout):
-                    await warm_up(self.probe, settings.warmup_batches, settings.warmup_prompts, settings.warmup_timeout)
+                    await warm_up(self.probe, settings)
             except (NotAnsweringError, TimeoutError) as error:
                 log.warning("the warm-up was broken off: %s", str(error) or "it took too long")
                 try:

@@ -4,15 +4,19 @@ import asyncio
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from random import Random
 from typing import Any
 
 import aiohttp
+
+from launcher.config import EngineSettings
 
 _RUNNING = "vllm:num_requests_running"
 _WAITING = "vllm:num_requests_waiting"
 _STEPS = "vllm:iteration_tokens_total_count"
 _SAMPLE = re.compile(rf"^({_RUNNING}|{_WAITING}|{_STEPS})(?:\{{[^}}]*\}})? +(\S+)", re.MULTILINE)
 _SHORT_SECONDS = 5.0
+_SMALL_IDS = range(100, 1000)  # tokens that every vocabulary has
 
 
 class Health(StrEnum):
@@ -64,8 +68,8 @@ class Probe:
         """Have one token generated: `/health` alone stays 200 when a worker hangs. NotAnsweringError otherwise."""
         await self.complete("1", 1, deadline)
 
-    async def complete(self, prompt: str, max_tokens: int, deadline: float) -> None:
-        """Run one completion. An engine that has no such route (embeddings) counts as answering."""
+    async def complete(self, prompt: str | list[int], max_tokens: int, deadline: float) -> None:
+        """Run one completion of a text or of token ids. An engine without the route (embeddings) counts as well."""
         body = {"model": self._model, "prompt": prompt, "max_tokens": max_tokens, "temperature": 0}
         status, text = await self._post("/v1/completions", body, deadline)
         if status not in {200, 404, 405}:
@@ -147,12 +151,17 @@ def _within(seconds: float) -> aiohttp.ClientTimeout:
     return aiohttp.ClientTimeout(total=seconds)
 
 
-async def warm_up(probe: Probe, batches: list[int], prompts: list[str], deadline: float) -> None:
+async def warm_up(probe: Probe, settings: EngineSettings) -> None:
     """Have the engine compile what it compiles late and fill its prefix cache, so that the first user meets neither.
 
-    First requests were seen two to four times slower than later ones. NotAnsweringError when one fails.
+    First requests were seen two to four times slower than later ones: Triton makes a kernel for each divisibility by 16
+    of the tokens in a batch that no CUDA graph was captured for. NotAnsweringError when a request fails.
     """
-    for size in batches:
+    deadline = settings.warmup_timeout
+    for size in settings.warmup_batches:
         await asyncio.gather(*(probe.complete("one two three " * 8, 16, deadline) for _ in range(size)))
-    for prompt in prompts:
+    for length in settings.warmup_lengths:
+        unlike = Random(length)  # noqa: S311 - not a secret; nothing of it shall lie in the prefix cache
+        await probe.complete(unlike.choices(_SMALL_IDS, k=length), 1, deadline)
+    for prompt in settings.warmup_prompts:
         await probe.chat(prompt, deadline)

@@ -1,6 +1,7 @@
 """The launcher with the simulated engine: up, watched, restarted, stopped, and nothing left behind."""
 
 import asyncio
+import json
 import os
 from pathlib import Path
 
@@ -141,6 +142,17 @@ async def test_system_prompts_are_warmed(tmp_path: Path):
             bodies = [one["body"] for one in await answer.json() if one["target"].startswith("/v1/")]
         assert len(bodies) == 1 + 2 + 1, "the one-token probe, the batch, the prompt"
         assert "You are a helper." in bodies[-1]
+
+
+async def test_prompts_of_given_lengths_are_warmed(tmp_path: Path):
+    """Prompts of exactly so many tokens are sent one after another, no two alike: none lies in the prefix cache."""
+    async with running(tmp_path, warmup_lengths=[130, 133], warmup_batches=[]) as run:
+        await run.ready()
+        async with run.engine() as engine, engine.get("/sim/requests") as answer:
+            bodies = [one["body"] for one in await answer.json() if one["target"].startswith("/v1/")]
+        prompts = [json.loads(body)["prompt"] for body in bodies[1:]]
+    assert [len(prompt) for prompt in prompts] == [130, 133]
+    assert prompts[0][:100] != prompts[1][:100]
 
 
 async def test_a_broken_warm_up_is_no_failure(tmp_path: Path):

@@ -99,6 +99,7 @@ def test_every_command_refuses_a_wrong_file(
         ("gateway: {port: 1", "is not YAML"),
         ("auth: {default_plan: gold}", "auth.default_plan: there is no plan 'gold'; plans are member, service"),
         ("engine: {kind: external}", "engine: kind: external needs url"),
+        ("engine: {max_model_len: 64, warmup_lengths: [64]}", "warmup_lengths must lie between 1 and 63"),
         ("engine: {extra_args: [--port, '1']}", "engine.extra_args: may not hold --port: set engine.port"),
     ],
 )
