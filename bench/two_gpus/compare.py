@@ -5,18 +5,21 @@ usage: python bench/two_gpus/compare.py --config FILE --run FOLDER --out FOLDER 
     plain       A, before `start`: one request, and how many at once; its own start and stop
     start       start what is not there yet: Redis, `gatehouse up` (B and C)
     ready       wait until all of it is; phases with times, the engine's argv, GPU memory, the first users' TTFT
-    usage       B, B asked for the usage in every chunk, C: 256 streams; where a difference comes from
-    streams     B beside C: 1, 16, 63, 256 and 512 streams of 256 tokens
-    arrivals    B beside C: requests that come one by one, so many that some 256 run at a time
+    warm        prompts and bursts of every size, until the engine makes no further kernels
+    ways        256 streams of 1,024 tokens: B, B with running usage, B with token ids, C; where a difference comes from
+    closed      B beside C: 256 users, each with its next request when it has its answer, of 128 to 384 tokens
+    arrivals    B beside C: requests that come one by one, whether or not others have ended
+    streams     B beside C: 1, 16, 63 and 512 users (`--streams`)
+    most        how many streams before the 95th percentile of TTFT is over two seconds, B and C
     workers     B beside C with 1, 2 and 4 workers, 256 streams; the gateway's CPU per token
     shapes      B beside C: 5,000 tokens out, 7,000 in, 90 % of the prompt shared
     reference   `vllm bench serve` beside `gatehouse bench` on B
-    most        how many streams before the 95th percentile of TTFT is over two seconds, B and C
-    fairness    a chat user among 256 batch streams: at the engine alone, and through the gateway's priorities
+    fairness    chat users among 256 batch streams: at the engine alone, and through the gateway's priorities
     cut         SIGKILL of a worker under 16 streams: tokens that the clients got beside those of the record
     stop        stop everything; what is left must be nothing
 
-The servers run on when this program ends: scenarios may be run one call after another. Each writes OUT/NAME.json.
+The servers run on when this program ends: scenarios may be run one call after another. Each writes OUT/NAME.json at
+its end, and begins no further round once it has had its time.
 """
 
 from __future__ import annotations
@@ -34,6 +37,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from random import Random
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -45,8 +49,21 @@ from gatehouse.bench.load import Load, Round, generator, interleave
 from gatehouse.bench.report import difference, figures
 from gatehouse.bench.workload import Workload
 
-# what the gateway asks of the engine for every stream
+# two ways to know at each moment how many tokens a stream has had; the gateway asks for the second
 RUNNING_USAGE = {"stream_options": {"include_usage": True, "continuous_usage_stats": True}}
+TOKEN_IDS = {"return_token_ids": True}
+# seconds after which a scenario begins no further round
+SECONDS = {
+    "warm": 100,
+    "ways": 110,
+    "closed": 150,
+    "arrivals": 70,
+    "streams": 100,
+    "most": 45,
+    "workers": 50,
+    "plain": 150,
+}
+OTHER_SECONDS = 90
 CUT_SECONDS, RECORD_SECONDS = 3.0, 60.0
 
 
@@ -61,19 +78,22 @@ class Scenarios(Servers):
             f"C{each}": Gatehouse(Server(self.run / f"workers-{each}")) for each in WORKERS
         }
         cpu: dict[str, float] = {}
+        made: dict[str, list[int]] = {target.name: [] for target in targets}
 
         def run(target: Target) -> Round:
             processes = groups[target.name].gateways() if target.name in groups else []
-            before = cpu_seconds(processes)
+            before, kernels = cpu_seconds(processes), self.kernels()
             workload = workloads if isinstance(workloads, Workload) else workloads.get(target.name, self.short)
             done = self.generate.run(target, workload, load)
             cpu[target.name] = cpu.get(target.name, 0.0) + cpu_seconds(processes) - before
+            made[target.name].append(self.kernels() - kernels)
             return done
 
-        done = interleave(targets, rounds, run)
+        done = interleave(targets, rounds, run, self.until)
         rows = []
         for target in targets:
             row = figures([each for each in done if each.target == target.name])
+            row["kernels_made_by_round"] = made[target.name]
             if target.name in groups and row["output_tokens"]:
                 row["gateway_cpu_us_per_token"] = round(cpu[target.name] / row["output_tokens"] * 1e6, 2)
                 row["gateway_cpu_share"] = round(cpu[target.name] / row["seconds"], 3)
@@ -85,36 +105,72 @@ class Scenarios(Servers):
         """So many at once, less where this is a trial."""
         return Load(max(streams // self.scale, 1), max(requests // self.scale, 2), rate and rate / self.scale)
 
-    def usage(self) -> dict[str, Any]:
-        """What of the difference is the usage that the gateway asks for in every chunk."""
-        running = replace(self.b(), name="B with running usage")
-        asked = {running.name: replace(self.short, fields=RUNNING_USAGE)}
-        rows = self.beside([self.b(), running, self.c()], asked, self.load(256, 512), 4)
+    @property
+    def varied(self) -> Workload:
+        """Answers of different lengths: users who began together do not end together."""
+        return replace(self.short, spread=0.5)
+
+    def warm(self) -> dict[str, Any]:
+        """Have the engine make the kernels that it makes late, until two loads in a row found all of them made.
+
+        Triton makes one for each divisibility by 16 of the numbers of tokens, rows and blocks in a batch that is not
+        in a CUDA graph. Prompts given as token ids bring about each such number; loads the rest.
+        """
+        began, passes, before = time.monotonic(), [], self.kernels()
+        engine, random = self.b(), Random(0)
+        for length in _prompt_lengths(self.scale):
+            prompt = {"prompt": [random.randrange(1000, 100_000 // self.scale) for _ in range(length)], "max_tokens": 2}
+            self.generate.run(engine, replace(self.short, fields=prompt), Load(1, 1))
+        passes.append({"load": "prompts", "kernels": self.kernels() - before})
+        sizes = (16, 64, 256) if self.places else (16, 64, 256, 512, 1024, 1536)
+        quiet = 0
+        while quiet < 2 and time.monotonic() < self.until:
+            quiet += 1
+            for streams in sizes:
+                before, at = self.kernels(), time.monotonic()
+                for target in (engine, self.c()):
+                    workload = replace(self.varied, output_tokens=max(32 // self.scale, 4))
+                    self.generate.run(target, workload, self.load(streams, 2 * streams))
+                made = self.kernels() - before
+                passes.append({"load": streams, "kernels": made, "seconds": round(time.monotonic() - at, 1)})
+                quiet = 0 if made else quiet
+        return {"passes": passes, "kernels": self.kernels(), "seconds": round(time.monotonic() - began, 1)}
+
+    def ways(self) -> dict[str, Any]:
+        """What of the difference is how the gateway learns of the tokens, at many long streams."""
+        long = replace(self.short, output_tokens=max(1024 // self.scale, 8))
+        usage, ids = (replace(self.b(), name=f"B with {each}") for each in ("running usage", "token ids"))
+        targets = [self.b(), usage, ids, self.c()]
+        workloads = {target.name: long for target in targets}
+        workloads |= {usage.name: replace(long, fields=RUNNING_USAGE), ids.name: replace(long, fields=TOKEN_IDS)}
+        rows = self.beside(targets, workloads, self.load(256, 256), 4)
         return {"results": rows, "differences": [difference(rows[0], row) for row in rows[1:]]}
 
+    def closed(self) -> dict[str, Any]:
+        """Throughput under as many users as the goal names, in many short rounds."""
+        found = self.beside([self.b(), self.c()], self.varied, self.load(256, 768), 12)
+        return {"results": found, "differences": [difference(*found)]}
+
+    def arrivals(self) -> dict[str, Any]:
+        """Requests that come one by one, as many users' do: throughput is given, latency is what differs."""
+        found = self.beside([self.b(), self.c()], self.varied, self.load(256, 720, self.options.rate), 3)
+        return {"results": found, "differences": [difference(*found)]}
+
     def streams(self) -> dict[str, Any]:
-        """Throughput and latency over the number of streams."""
+        """Throughput and latency over the number of users."""
         rows, differences = [], []
-        for streams, requests, rounds in ((1, 6, 3), (16, 96, 3), (63, 252, 3), (256, 768, 5), (512, 1024, 2)):
-            load = self.load(streams, requests)
-            for target in (self.b(), self.c()):
-                self.generate.run(target, self.short, replace(load, requests=load.concurrency))  # kernels are made here
-            found = self.beside([self.b(), self.c()], {}, load, rounds)
+        for streams in self.options.streams:
+            load = self.load(streams, max(min(4 * streams, 256), 6, 2 * streams))
+            found = self.beside([self.b(), self.c()], self.short if streams == 1 else self.varied, load, 3)
             rows += found
             differences.append(difference(*found))
         return {"results": rows, "differences": differences}
-
-    def arrivals(self) -> dict[str, Any]:
-        """Requests that come one by one, as many users' do: a burst of 256 waits for its own prefill."""
-        found = self.beside([self.b(), self.c()], {}, self.load(256, 800, self.options.rate), 2)
-        return {"results": found, "differences": [difference(*found)]}
 
     def workers(self) -> dict[str, Any]:
         """What more gateway workers change."""
         self.gateways()
         more = [Gatehouse(Server(self.run / f"workers-{each}")).target(f"C{each}") for each in WORKERS]
-        self.beside(more, self.short, self.load(16, 32), 1)
-        rows = self.beside([self.b(), self.c(), *more], self.short, self.load(256, 768), 2)
+        rows = self.beside([self.b(), self.c(), *more], self.varied, self.load(256, 512), 4)
         return {"results": rows, "differences": [difference(rows[0], row) for row in rows[1:]]}
 
     def shapes(self) -> dict[str, Any]:
@@ -136,18 +192,24 @@ class Scenarios(Servers):
         return found
 
     def plain(self) -> dict[str, Any]:
-        """A: one request; then more at once, until the 95th percentile of TTFT is over two seconds."""
-        workload = replace(self.short, output_tokens=max(48 // self.scale, 4))
+        """A: one request; four at a time; then more at once, until the 95th percentile of TTFT is over two seconds."""
         began = time.monotonic()
         server = self.start_plain()
         found: dict[str, Any] = {"loaded_s": round(time.monotonic() - began, 1), "gpu_mib_loaded": gpu_memory()}
+
+        def ask(streams: int, requests: int, tokens: int) -> dict[str, Any]:
+            workload = replace(self.short, output_tokens=max(tokens // self.scale, 4))
+            load = Load(streams, requests, timeout=PLAIN_SECONDS)
+            return self.beside([self.a()], workload, load, 1)[0]
+
         try:
-            self.beside([self.a()], workload, Load(1, 1, timeout=PLAIN_SECONDS), 1)  # kernels are made here
-            found["results"] = []
-            for streams, requests in ((1, 3), (2, 4), (4, 4), (8, 8), (16, 16), (32, 32)):
-                found["results"] += self.beside([self.a()], workload, Load(streams, requests, timeout=PLAIN_SECONDS), 1)
-                last = found["results"][-1]
-                if last["errors"] or last["ttft_ms"]["p95"]["value"] > 2000 or last["seconds"] > 40:
+            ask(1, 2, 32)  # kernels are made here
+            found["results"] = [ask(1, 3, self.short.output_tokens), ask(4, 4, self.short.output_tokens)]
+            found["most"] = []
+            for streams in (1, 2, 4, 8, 16, 24, 32, 48, 64):
+                found["most"].append(ask(streams, streams, 16))
+                last = found["most"][-1]
+                if last["errors"] or last["ttft_ms"]["p95"]["value"] > 2000 or time.monotonic() > self.until:
                     break
             found["gpu_mib"] = gpu_memory()
         finally:
@@ -157,15 +219,15 @@ class Scenarios(Servers):
     def most(self) -> dict[str, Any]:
         """How many at once before the 95th percentile of TTFT is over two seconds, B and C."""
         rows = []
-        for streams in (768, 1024, 1536):
-            workload = replace(self.short, output_tokens=128)
+        for streams in (63, 96, 128, 160, 192) if self.places else (256, 512, 768, 1024, 1536):
+            workload = replace(self.short, output_tokens=max(128 // self.scale, 4))
             rows += self.beside([self.b(), self.c()], workload, self.load(streams, streams), 1)
         return {"results": rows}
 
     def reference(self) -> dict[str, Any]:
         """VLLM's own load generator on the same server under the same load."""
         engine = self.b()
-        load = Load(16, 128 // self.scale)
+        load = self.load(64, 512)
         ours = self.beside([engine], self.short, load, 1)
         argv = [*self.config["engine"]["command"], "bench", "serve", "--backend", "openai", "--base-url", engine.url]
         argv += ["--endpoint", "/v1/completions", "--model", self.short.model]
@@ -180,27 +242,28 @@ class Scenarios(Servers):
             "ttft,tpot,itl",
         ]
         environment = {**os.environ, **self.config["engine"].get("env", {}), "OPENAI_API_KEY": engine.api_key or ""}
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=200, env=environment, check=False)
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=100, env=environment, check=False)
         again = self.beside([engine], self.short, load, 1)
-        theirs = (done.stdout + done.stderr).replace(self.config["engine"]["model"], "MODEL")[-3500:]
+        said = done.stdout if done.returncode == 0 else done.stdout + done.stderr
+        theirs = said.replace(self.config["engine"]["model"], "MODEL")[-2500:]
         return {"ours": [*ours, *again], "exit": done.returncode, "theirs": theirs}
 
     def fairness(self) -> dict[str, Any]:
-        """A chat user's TTFT while 256 batch streams wait for 32 places."""
-        found: dict[str, Any] = {"max_num_seqs": self.config["engine"].get("max_num_seqs")}
+        """The TTFT of four chat users while 256 batch streams wait for 32 places."""
+        found: dict[str, Any] = {"max_num_seqs": self.places}
         ways = {
             "through the gateway: member among service": (self.c(), self.c(subject="chat", plan="member")),
             "through the gateway: both service": (self.c(), self.c(subject="another", plan="service")),
             "at the engine alone": (self.b(), self.b()),
         }
         for name, (crowd, user) in ways.items():
-            pressed, press = _beside(partial(self.generate.run, crowd, self.short, self.load(256, 1024)))
+            pressed, press = _beside(partial(self.generate.run, crowd, self.short, self.load(256, 896)))
             time.sleep(2 / self.scale)
             rounds: list[Round] = []
             workload = replace(self.short, output_tokens=16, seed=len(found))
             with generator() as alone:
                 while press.is_alive() and len(rounds) < 40:
-                    rounds.append(alone.run(user, workload, Load(1, 1)))
+                    rounds.append(alone.run(user, workload, Load(4, 4)))
                     time.sleep(0.2)
             press.join()
             found[name] = {"user": figures(rounds), "crowd": figures(pressed)}
@@ -245,8 +308,22 @@ def _beside(work: Callable[[], Round]) -> tuple[list[Round], threading.Thread]:
     return done, thread
 
 
+def _prompt_lengths(scale: int) -> list[int]:
+    """Numbers of tokens of every divisibility, over all that one batch takes."""
+    some = [64 * each + odd for each in range(1, 126, 5) for odd in (0, 4, 2, 1)]
+    return [max(length // scale, 1) for length in some]
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(each) for each in text.split(",")]
+
+
 def _say(row: dict[str, Any]) -> None:
-    brief = {key: row[key] for key in ("target", "concurrency", "output_tokens_per_second", "errors", "seconds")}
+    brief = {
+        key: row[key]
+        for key in ("target", "concurrency", "output_tokens_per_second", "errors", "seconds", "kernels_made_by_round")
+    }
+    brief["full"] = row["full_tokens_per_second_by_round"] or row["output_tokens_per_second_by_round"]
     ttft = {name: (row["ttft_ms"][name] or {}).get("value") for name in ("p50", "p99")}
     print(json.dumps(brief | {"ttft": ttft, "cpu": row.get("gateway_cpu_us_per_token")}), flush=True)
 
@@ -260,11 +337,13 @@ def main() -> int:
     parser.add_argument("--redis", default=shutil.which("redis-server") or "redis-server")
     parser.add_argument("--plain", default="", help="interpreter for A; none: no A")
     parser.add_argument("--processes", type=int, default=8, help="processes that make the load")
-    parser.add_argument("--engine", default="{}", help="JSON of further engine settings")
+    parser.add_argument("--engine", type=Path, help="YAML of further engine settings: engines/full.yaml, …")
+    parser.add_argument("--streams", type=_numbers, default=[1, 16, 63, 512], help="users of `streams`: N,N,…")
     parser.add_argument("--rate", type=float, default=60.0, help="requests a second of `arrivals`")
     parser.add_argument("--victim", default="Worker", help="whom `cut` kills: Worker, EngineCor; else `vllm serve`")
     parser.add_argument("--scale", type=int, default=1, help="divide every load by this, for a trial")
     parser.add_argument("--seconds", type=float, default=3600.0, help="begin no further scenario after so long")
+    parser.add_argument("--missing", action="store_true", help="run no scenario that OUT has a result of")
     parser.add_argument("scenarios", nargs="+")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -272,10 +351,14 @@ def main() -> int:
     with generator(options.processes) as generate:
         scenarios = Scenarios(options, generate)
         for name in options.scenarios:
+            file = options.out / f"{name}.json"
+            if options.missing and file.exists() and "error" not in json.loads(file.read_text()):
+                continue
             if time.monotonic() - began > options.seconds:
                 print(f"left out: {name}", flush=True)
                 continue
             at = time.monotonic()
+            scenarios.until = min(at + SECONDS.get(name, OTHER_SECONDS), began + options.seconds)
             try:
                 found = getattr(scenarios, name)()
             except Exception as error:  # noqa: BLE001 - what the others measure is worth keeping
@@ -283,7 +366,7 @@ def main() -> int:
                 traceback.print_exc()
             found["scenario_s"] = round(time.monotonic() - at, 1)
             print(name, json.dumps(found)[:600], flush=True)
-            (options.out / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
+            file.write_text(json.dumps(found, indent=1) + "\n")
     return 1 if failed else 0
 
 

@@ -1,11 +1,15 @@
-"""One document of all scenarios: report.json, report.md and throughput.png in the folder of their results.
+"""One document of all scenarios: report.md and throughput.png in the folder of their results.
 
-usage: python bench/two_gpus/report.py FOLDER      (FOLDER has what compare.py wrote: ready.json, streams.json, …)
+usage: python bench/two_gpus/report.py FOLDER [SMALL]
+
+FOLDER has what compare.py wrote: ready.json, streams.json, …; SMALL what it wrote of an engine with less memory.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import statistics
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -22,6 +26,15 @@ ARTICLE = {
     "requests/min": (210, 680),
 }
 TTFT_LIMIT_MS = 2000.0
+A, B, C = "A plain Transformers", "B vLLM", "C Gatehouse"
+TITLES = {
+    "ways": "256 long streams: where a difference comes from",
+    "closed": "256 users",
+    "arrivals": "Requests that come one by one",
+    "streams": "Fewer and more users",
+    "most": "Bursts",
+    "workers": "More gateway workers",
+}
 Row = dict[str, Any]
 
 
@@ -31,10 +44,24 @@ def value(row: Row, name: str, share: str = "p50") -> float | None:
     return None if found is None else found["value"]
 
 
+def rounds(row: Row, name: str) -> str:
+    """The median of rounds, with its 95 % confidence interval or, of too few for one, with all that they came to."""
+    found, each = row[f"{name}_typical"], row[f"{name}_by_round"]
+    if found is None:
+        return ""
+    if found["low"] is None or found["high"] is None:
+        return f"{found['value']:.3g} of " + ", ".join(f"{one:.3g}" for one in each)
+    return f"{found['value']:.3g} ({found['low']:.3g} to {found['high']:.3g})"
+
+
 COLUMNS: dict[str, Callable[[Row], Any]] = {
     "server": lambda row: row["target"],
-    "at once": lambda row: row["concurrency"],
+    "at once": lambda row: row["concurrency"] if row["rate"] is None else f"{row['rate']:g}/s",
+    "rounds": lambda row: row["rounds"],
     "tok/s": lambda row: row["output_tokens_per_second"],
+    "while all run": lambda row: (
+        row.get("full_tokens_per_second_by_round") and statistics.median(row["full_tokens_per_second_by_round"])
+    ),
     "req/min": lambda row: row["requests_per_minute"],
     "tok/s of a stream": lambda row: value(row, "tokens_per_second_of_a_stream"),
     "TTFT p50 ms": lambda row: value(row, "ttft_ms"),
@@ -42,8 +69,10 @@ COLUMNS: dict[str, Callable[[Row], Any]] = {
     "p99": lambda row: value(row, "ttft_ms", "p99"),
     "next token p50 ms": lambda row: value(row, "itl_ms"),
     "p99 ": lambda row: value(row, "itl_ms", "p99"),
+    "ms a token p50": lambda row: value(row, "tpot_ms"),
     "failed": lambda row: sum(row["errors"].values()),
     "gateway CPU µs/token": lambda row: row.get("gateway_cpu_us_per_token"),
+    "kernels made": lambda row: sum(row.get("kernels_made_by_round", [])),
 }
 
 
@@ -63,9 +92,11 @@ def _cell(found: Any) -> str:
 DIFFERENCES: dict[str, Callable[[Row], Any]] = {
     "of": lambda row: row["of"],
     "streams": lambda row: row["concurrency"],
-    "throughput lost %": lambda row: row["throughput_lost_percent"],
-    "round by round": lambda row: ", ".join(f"{each:.2g}" for each in row["throughput_lost_percent_by_round"]),
+    "tok/s lost %": lambda row: row["throughput_lost_percent"],
+    "typical round %": lambda row: rounds(row, "throughput_lost_percent"),
+    "while all run %": lambda row: rounds(row, "full_throughput_lost_percent"),
     "TTFT added p50 ms": lambda row: row["ttft_added_ms_p50"],
+    "typical round ms": lambda row: rounds(row, "ttft_added_ms_p50"),
     "p99": lambda row: row["ttft_added_ms_p99"],
     "next token added p50 ms": lambda row: row["itl_added_ms_p50"],
     "p99 ": lambda row: row["itl_added_ms_p99"],
@@ -75,36 +106,60 @@ DIFFERENCES: dict[str, Callable[[Row], Any]] = {
 def at_once(rows: list[Row], name: str) -> int:
     """The most streams at which the 95th percentile of TTFT stayed within two seconds."""
     return max(
-        (row["concurrency"] for row in rows if row["target"] == name and value(row, "ttft_ms", "p95") <= TTFT_LIMIT_MS),
+        (
+            row["concurrency"]
+            for row in rows
+            if row["target"] == name and (value(row, "ttft_ms", "p95") or math.inf) <= TTFT_LIMIT_MS
+        ),
         default=0,
     )
 
 
-def article(found: dict[str, Any]) -> str:
-    """The article's table, with ours beside it."""
-    streams, plain = found["streams"]["results"], found["plain"]["results"]
-    most = [*streams, *found.get("most", {}).get("results", [])]
-    names = {"A": plain[0]["target"], "B": streams[0]["target"], "C": streams[1]["target"]}
-    one = {letter: next(r for r in [*plain, *streams] if r["target"] == name) for letter, name in names.items()}
-    engine = sum(found["ready"]["gpu_mib"]) / 1024
-    memory = {"A": sum(found["plain"]["gpu_mib"]) / 1024, "B": engine, "C": engine}
-    ours: dict[str, dict[str, Any]] = {
-        "TTFT, ms": {each: value(row, "ttft_ms") for each, row in one.items()},
-        "tok/s of one request": {each: value(row, "tokens_per_second_of_a_stream") for each, row in one.items()},
-        "requests at once": {each: at_once([*plain, *most], name) for each, name in names.items()},
-        "GPU memory, GB": memory,
-        "requests/min": {
-            each: max(row["requests_per_minute"] for row in [*plain, *most] if row["target"] == name)
-            for each, name in names.items()
-        },
+def ours(found: dict[str, Any], names: Iterable[str]) -> dict[str, list[Any]]:
+    """The article's figures, measured here: of one engine, for these servers."""
+    plain = "plain" in found
+    rows = [row for name in ("plain", "streams", "closed") for row in found.get(name, {}).get("results", [])]
+    most = found["plain"]["most"] if plain else [*rows, *found.get("most", {}).get("results", [])]
+    gib = sum(found["plain" if plain else "ready"]["gpu_mib"]) / 1024
+    one = [next(row for row in rows if row["target"] == name) for name in names]
+    return {
+        "TTFT, ms": [value(row, "ttft_ms") for row in one],
+        "tok/s of one request": [value(row, "tokens_per_second_of_a_stream") for row in one],
+        "requests at once": [at_once(most, name) for name in names],
+        "GPU memory, GB": [gib * 1.073741824 for _ in names],
+        "requests/min": [max(row["requests_per_minute"] for row in rows if row["target"] == name) for name in names],
     }
-    lines = ["| | article: Transformers | article: vLLM | A | B | C | ratio there | ratio B:A |", "|" + "---|" * 8]
+
+
+def article(found: dict[str, Any], small: dict[str, Any]) -> str:
+    """The article's table, with ours beside it."""
+    engines = {"": found, ", small": small} if {"ready", "streams"} <= small.keys() else {"": found}
+    columns = {"A": ours({"plain": found["plain"]}, [A])} if "plain" in found else {}
+    for more, of in engines.items():
+        for name in (B, C):
+            columns[name[0] + more] = ours({key: of[key] for key in of if key != "plain"}, [name])
+    lines = [f"| | article: Transformers | article: vLLM | {' | '.join(columns)} | ratio there | ratio B:A |"]
+    lines.append("|" + "---|" * (len(columns) + 5))
     for title, (first, second) in ARTICLE.items():
-        a, b = ours[title]["A"], ours[title]["B"]
-        ratios = [f"{second / first:.2g}", f"{b / a:.2g}" if a and b else ""]
-        cells = [_cell(ours[title][each]) for each in "ABC"]
-        lines.append("| " + " | ".join([title, str(first), str(second), *cells, *ratios]) + " |")
+        cells = {name: column[title][0] for name, column in columns.items()}
+        ratio = f"{cells['B'] / cells['A']:.2g}" if cells.get("A") else ""
+        shown = [title, str(first), str(second), *map(_cell, cells.values()), f"{second / first:.2g}", ratio]
+        lines.append("| " + " | ".join(shown) + " |")
     return "\n".join(lines)
+
+
+def first_users(engines: dict[str, dict[str, Any]]) -> str:
+    """The TTFT of those who come first, with and without warm-up."""
+    rows = [
+        {"engine": name, "users": users, "time": at, **each}
+        for name, found in engines.items()
+        for users, times in found["ready"]["first_users"].items()
+        for at, each in enumerate(times, 1)
+    ]
+    columns: dict[str, Callable[[Row], Any]] = {name: (lambda row, n=name: row[n]) for name in ("engine", "users")}
+    columns |= {"time": lambda row: row["time"], "TTFT p50 ms": lambda row: value(row, "ttft_ms")}
+    columns |= {"p95": lambda row: value(row, "ttft_ms", "p95"), "kernels made": lambda row: row["kernels_made"]}
+    return table(rows, columns)
 
 
 def fairness(found: dict[str, Any]) -> str:
@@ -115,39 +170,62 @@ def fairness(found: dict[str, Any]) -> str:
     return table(rows, columns)
 
 
-def main(folder: Path) -> None:
-    """Write the three files."""
-    found = {file.stem: json.loads(file.read_text()) for file in sorted(folder.glob("*.json")) if file.stem != "report"}
-    parts = ["# Two GPUs: what was measured", ""]
+def read(folder: Path) -> dict[str, Any]:
+    """What compare.py wrote, by scenario; without those that failed."""
+    found = {file.stem: json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))}
+    return {name: each for name, each in found.items() if isinstance(each, dict) and "error" not in each}
+
+
+def sections(found: dict[str, Any]) -> list[str]:
+    """Markdown of everything that was measured on one engine."""
+    parts = []
     if "ready" in found:
         ready = found["ready"]
         parts += [f"Ready after {ready['ready_s']} s; MiB in use on each GPU: {ready['gpu_mib']}.", ""]
         parts += [table([ready["phases"]], {name: (lambda row, n=name: row[n]) for name in ready["phases"]}), ""]
-    if "streams" in found and "plain" in found:
-        parts += ["## Beside the article", "", article(found), ""]
-    if "plain" in found:
-        parts += ["## A, plain Transformers", "", table(found["plain"]["results"]), ""]
-    for name in ("usage", "streams", "arrivals", "workers"):
+    if "warm" in found:
+        made = ", ".join(f"{each['load']}: {each['kernels']}" for each in found["warm"]["passes"])
+        parts += [f"Kernels made by load, {found['warm']['seconds']} s in all: {made}.", ""]
+    for name, title in TITLES.items():
         if name in found:
-            parts += [f"## {name.capitalize()}", "", table(found[name]["results"]), ""]
-            parts += [table(found[name]["differences"], DIFFERENCES), ""]
+            parts += [f"### {title}", "", table(found[name]["results"]), ""]
+            if "differences" in found[name]:
+                parts += [table(found[name]["differences"], DIFFERENCES), ""]
     for name, shape in found.get("shapes", {}).items():
         if isinstance(shape, dict):
-            parts += [f"## {name}", "", table(shape["results"]), "", table([shape["difference"]], DIFFERENCES), ""]
-    if "most" in found:
-        parts += ["## More streams", "", table(found["most"]["results"]), ""]
+            parts += [f"### {name}", "", table(shape["results"]), "", table([shape["difference"]], DIFFERENCES), ""]
     if "fairness" in found:
-        parts += ["## A user among 256 streams", "", fairness(found["fairness"]), ""]
+        parts += ["### Users among 256 streams", "", fairness(found["fairness"]), ""]
     if "cut" in found:
-        parts += ["## Cut off", "", "```", json.dumps(found["cut"]), "```", ""]
+        parts += ["### Cut off", "", "```", json.dumps(found["cut"]), "```", ""]
     if "reference" in found:
-        parts += ["## `vllm bench serve` on the same server", "", table(found["reference"]["ours"]), ""]
+        parts += ["### `vllm bench serve` on the same server", "", table(found["reference"]["ours"]), ""]
         parts += ["```", found["reference"]["theirs"].strip(), "```", ""]
+    if "stop" in found:
+        parts += [f"Stopped in {found['stop']['seconds']} s; left: {found['stop']['left'] or 'nothing'}; "]
+        parts += [f"MiB in use on each GPU: {found['stop']['gpu_mib']}.", ""]
+    return parts
+
+
+def main(folder: Path, other: Path | None = None) -> None:
+    """Write the two files."""
+    found, small = read(folder), read(other) if other else {}
+    parts = ["# Two GPUs: what was measured", ""]
+    if {"ready", "streams"} <= found.keys():
+        parts += ["## Beside the article", "", article(found, small), ""]
+    if "plain" in found:
+        parts += ["## A, plain Transformers", "", table([*found["plain"]["results"], *found["plain"]["most"]]), ""]
+    engines = {"full": found, "small": small}
+    if ready := {name: each for name, each in engines.items() if "ready" in each}:
+        parts += ["## First users, before anything else was asked", "", first_users(ready), ""]
+    parts += ["## The engine", "", *sections(found)]
+    if small:
+        parts += ["## The engine with less memory and 32 places", "", *sections(small)]
     (folder / "report.md").write_text("\n".join(parts))
-    (folder / "report.json").write_text(json.dumps(found, indent=1) + "\n")
     if "streams" in found:
-        plot(found["streams"]["results"], folder / "throughput.png")
+        rows = [*found["streams"]["results"], *found.get("closed", {}).get("results", [])]
+        plot(sorted(rows, key=lambda row: row["concurrency"]), folder / "throughput.png")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(*map(Path, sys.argv[1:]))

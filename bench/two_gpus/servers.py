@@ -6,12 +6,13 @@ They run on when the program that started them ends, each in a folder below `--r
 from __future__ import annotations
 
 import argparse
-import json
+import math
 import re
 import signal
 import time
 import urllib.request
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from gatehouse.bench.workload import Workload
 
 ENGINE_PORT, PLAIN_PORT, REDIS_PORT = 18000, 18001, 18002
 READY_SECONDS = 590.0
+LOOK_SECONDS = 5.0  # between two looks whether what shall become ready still lives
 PLAIN_SECONDS = 120.0  # for A to load, and for an answer of it
 WORKERS = (2, 4)
 UNLIMITED = dict.fromkeys(("requests_per_minute", "tokens_per_minute", "concurrent_requests"))
@@ -32,17 +34,24 @@ _LAUNCHER = "serve"  # the folder of `gatehouse up`
 
 
 class Servers:
-    """Starts, finds and stops them; what `engine` overrides is the engine's configuration."""
+    """Starts, finds and stops them; the file `--engine` overrides the engine's configuration."""
 
     def __init__(self, options: argparse.Namespace, generate: Generator) -> None:
         self.run: Path = options.run
         self.config: dict[str, Any] = yaml.safe_load(options.config.read_text())
-        self.config["engine"] |= json.loads(options.engine)
+        if options.engine is not None:
+            self.config["engine"] |= yaml.safe_load(options.engine.read_text())
         self.options, self.generate = options, generate
         self.main = Gatehouse(Server(self.run / _LAUNCHER))
         self.scale: int = options.scale
+        self.until = math.inf  # the moment after which the present scenario begins no further round
         model = self.config["engine"].get("served_model_name", "gpt-oss-20b")
         self.short = Workload(model, "completions", 128, max(256 // self.scale, 4))
+
+    @property
+    def places(self) -> int | None:
+        """How many requests the engine runs at once, where that is limited."""
+        return self.config["engine"].get("max_num_seqs")
 
     def start(self) -> dict[str, Any]:
         """Start what is not there yet of Redis and `gatehouse up`."""
@@ -68,15 +77,12 @@ class Servers:
         """Wait for the engine; then the first user, before anything else was asked."""
         watch = Watch(self.main.state_dir)
         born = self.main.server.processes[0].create_time() - time.time() + time.monotonic()
-        at = watch.until("ready", READY_SECONDS)
+        at = self._ready(watch)
         phases: dict[str, float] = {}
         for when, status in watch.events:
             phases.setdefault(f"{status['state']} {status.get('phase') or ''}".strip(), round(when - born, 1))
         memory = gpu_memory()
-        first = {}
-        for streams in (1, 16, 256):
-            load = Load(max(streams // self.scale, 1), max(streams // self.scale, 1))
-            first[streams] = [figures([self.generate.run(self.c(), self.short, load)])["ttft_ms"] for _ in range(3)]
+        first = {streams: [self._first_users(streams) for _ in range(3)] for streams in (1, 16)}
         engine = next(p for p in self.main.server.processes if "serve" in p.cmdline())
         model = self.config["engine"]["model"]
         return {
@@ -87,8 +93,29 @@ class Servers:
             "argv": [
                 re.sub(r"(?<=--api-key=).*", "…", "MODEL" if word == model else word) for word in engine.cmdline()
             ],
-            "first_users_ttft_ms": first,  # of so many at once: the first time, the second, the third
+            "first_users": first,  # of so many at once: the first time, the second, the third
         }
+
+    def _ready(self, watch: Watch) -> float:
+        end = time.monotonic() + READY_SECONDS
+        while True:
+            try:
+                return watch.until("ready", LOOK_SECONDS)
+            except TimeoutError:
+                lost = watch.now["state"] in {"restarting", "failed"} or not self.main.server.processes
+                if lost or time.monotonic() > end:
+                    raise RuntimeError(f"not ready: {watch.now} {self.main.said()[-2000:]}") from None
+
+    def _first_users(self, streams: int) -> dict[str, Any]:
+        before = self.kernels()
+        workload = replace(self.short, input_tokens=1500 // self.scale)
+        row = figures([self.generate.run(self.c(), workload, Load(streams, streams))])
+        return {"ttft_ms": row["ttft_ms"], "kernels_made": self.kernels() - before}
+
+    def kernels(self) -> int:
+        """How many kernels lie in Triton's cache: one more is one that a request waited for."""
+        folder = self.config["engine"].get("env", {}).get("TRITON_CACHE_DIR")
+        return sum(1 for _ in Path(folder).rglob("*.cubin")) if folder else 0
 
     def gateways(self) -> None:
         """Start gateways with more workers, before the same engine."""

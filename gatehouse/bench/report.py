@@ -123,6 +123,7 @@ def difference(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
         "throughput_lost_percent_typical": _typical(lost_by_round),
         "full_throughput_lost_percent_by_round": full_lost,
         "full_throughput_lost_percent_typical": _typical(full_lost),
+        "ttft_added_ms_p50_by_round": ttft_added,
         "ttft_added_ms_p50_typical": _typical(ttft_added),
         **{f"ttft_added_ms_{share}": added("ttft_ms", share) for share in SHARES},
         **{f"itl_added_ms_{share}": added("itl_ms", share) for share in SHARES},
