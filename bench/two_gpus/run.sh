@@ -32,4 +32,5 @@ if [ "$scenario" = compare ] && [ -d "$HOME/redis" ]; then
 fi
 cd "$here/../.."
 export PATH=$HOME/bin:$PATH
+ulimit -n 65536 2> /dev/null || true # 1,536 streams are twice as many sockets of the gateway
 exec "$HOME/gatehouse/bin/python" "bench/two_gpus/$scenario.py" "${options[@]}" "$@"
