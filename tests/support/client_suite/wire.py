@@ -25,6 +25,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "chat without a limit": (_CHAT, {"messages": MESSAGES, "temperature": 1}),  # one that ends by itself
     "chat, stop": (_CHAT, {"messages": MESSAGES, "max_tokens": 40, "stop": [" five", "\n"]}),
     "chat, logprobs": (_CHAT, {"messages": MESSAGES, "max_tokens": 8, "logprobs": True, "top_logprobs": 3}),
+    "chat, reasoning left out": (_CHAT, {"messages": MESSAGES, "max_tokens": 40, "include_reasoning": False}),
     "chat, n": (_CHAT, {"messages": MESSAGES, "max_tokens": 40, "n": 3, "temperature": 1}),
     "chat, tools": (_CHAT, {"messages": MESSAGES, "max_tokens": 60, "tools": [TOOL], "tool_choice": "required"}),
     "chat, one tool": (
@@ -72,6 +73,12 @@ STREAM_OPTIONS: dict[str, dict[str, Any]] = {
     "usage asked": {"stream_options": {"include_usage": True}},
     "running usage asked": {"stream_options": {"include_usage": True, "continuous_usage_stats": True}},
 }
+TOKEN_IDS: dict[str, dict[str, Any]] = {
+    "alone": {"return_token_ids": True},
+    "refused": {"return_token_ids": False},
+    "with usage": {"return_token_ids": True, **STREAM_OPTIONS["usage asked"]},
+    "with running usage": {"return_token_ids": True, **STREAM_OPTIONS["running usage asked"]},
+}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -99,6 +106,17 @@ def test_usage_in_a_stream_is_what_the_client_asked_for(stack: Stack, case: str,
     path, body = request_of(stack, case, stream=True, **STREAM_OPTIONS[options])
     answer = assert_same_stream(stack, path, body)
     assert (b'"usage":{' in answer) == ("asked" in options and "no " not in options)
+
+
+@pytest.mark.parametrize("options", TOKEN_IDS)
+@pytest.mark.parametrize(
+    "case", ["chat", "chat, n", "chat, logprobs", "completions, prompts and n", "completions, logprobs and echo"]
+)
+def test_token_ids_in_a_stream_are_what_the_client_asked_for(stack: Stack, case: str, options: str) -> None:
+    """Who asks for token ids gets them, of prompt and answer, and the chunks that nobody else gets."""
+    path, body = request_of(stack, case, stream=True, **TOKEN_IDS[options])
+    answer = assert_same_stream(stack, path, body)
+    assert (re.search(rb'"token_ids":\[\d', answer) is not None) == (options != "refused")
 
 
 @dataclass
@@ -158,6 +176,7 @@ _TEXT_FIELD = re.compile(
 )
 _RUNNING = re.compile(rb'(?<="choices":\[\{)(.*)(,"usage":\{(?:[^{}]|\{[^{}]*\})*\})', re.DOTALL)
 _LOGPROBS = re.compile(rb'"logprobs":(\{.*?\})(?=,"(?:finish_reason|stop_reason)")', re.DOTALL)
+_IDS = re.compile(rb'"token_ids":(\[[\d,]*\])')
 _COUNTED = re.compile(rb'(?<="sequence_number":)\d+')
 
 
@@ -171,12 +190,13 @@ class Stream:
     """A stream of events, independent of how tokens were spread over them.
 
     `events`: for each choice the raw events without their text, repetitions of one kind joined. `texts`: for each
-    choice and kind of text the whole of it, still as escaped in JSON. `logprobs`: likewise.
+    choice and kind of text the whole of it, still as escaped in JSON. `logprobs` and `token_ids`: likewise.
     """
 
     events: dict[bytes, list[bytes]] = field(default_factory=dict)
     texts: dict[tuple[bytes, bytes], bytes] = field(default_factory=dict)
     logprobs: dict[bytes, list[Any]] = field(default_factory=dict)
+    token_ids: dict[bytes, list[int]] = field(default_factory=dict)
     running_usage: dict[bytes, bytes] = field(default_factory=dict)
 
     @classmethod
@@ -203,12 +223,16 @@ class Stream:
                 known.extend(part)
             return b'"logprobs":{}'
 
+        def take_token_ids(found: re.Match[bytes]) -> bytes:
+            self.token_ids.setdefault(choice, []).extend(json.loads(found[1]))
+            return b'"token_ids":[]'
+
         def take_usage(found: re.Match[bytes]) -> bytes:
             self.running_usage[choice] = found[2]  # the last one stands: those between depend on how tokens were joined
             return found[1]
 
         event = _RUNNING.sub(take_usage, event)
-        event = _LOGPROBS.sub(take_logprobs, event)
+        event = _IDS.sub(take_token_ids, _LOGPROBS.sub(take_logprobs, event))
         event = _COUNTED.sub(b"-", _TEXT_FIELD.sub(take_text, event))
         events = self.events.setdefault(choice, [])
         if not events or events[-1] != event:
