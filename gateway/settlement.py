@@ -1,7 +1,8 @@
 """The end of a request: complete its usage where the engine left it open, then settle, count and log it, once.
 
-A request that was cut short on the Responses or Messages API has no figure from the engine for what it generated: the
-text that was sent is counted with the engine's own /tokenize, after the request, and the record is marked `estimated`.
+A stream of the Responses or Messages API that was cut short, or of an engine that tells no token ids, has no figure
+from the engine for what it generated: the text that was sent is counted with the engine's own /tokenize, after the
+request, and the record is marked `estimated`.
 A request whose client left before the engine reported anything is charged its estimated prompt.
 """
 

@@ -49,7 +49,7 @@ class StreamMeter(ABC):
         return True
 
     def unmetered(self) -> list[str]:
-        """Return the generated pieces of text that `usage` does not cover yet; for protocols without running usage."""
+        """Return the generated pieces of text that `usage` does not cover yet, where no running figures come."""
         return []
 
     @abstractmethod
