@@ -1,7 +1,7 @@
 // One chat as this page knows it: messages in a tree, append-only, so that a second answer never overwrites the first;
 // and the runs that make its answers. The gateway owns those: a page only watches, and may go away and come back.
 import { batch, computed, signal } from "../vendor/core.js";
-import { engine } from "./engine.js";
+import { askSoon, engine } from "./engine.js";
 import { subscribe } from "./link.js";
 import { get, giveBack, remove } from "./session.js";
 import { config } from "./settings.js";
@@ -201,6 +201,7 @@ class Run {
         return this.#measure(frame.completion_tokens);
       case "error":
         message.error.value = only(frame, ["code", "message", "status", "retry_after", "request_id", "details"]);
+        askSoon(); // it may be gone
         return undefined;
       case "end":
         return this.#end(frame);

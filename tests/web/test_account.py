@@ -73,7 +73,7 @@ async def test_a_new_password_from_the_page(browser: Browser, tmp_path: Path) ->
 
 
 async def test_sessions_on_the_page(browser: Browser, tmp_path: Path) -> None:
-    """One browser signs the other out; in Chinese too."""
+    """One browser, known by its name and system, signs the other out; in Chinese too."""
     async with (
         running(tmp_path) as gate,
         new_page(browser, gate.url, locale="zh-CN") as here,
@@ -83,6 +83,9 @@ async def test_sessions_on_the_page(browser: Browser, tmp_path: Path) -> None:
         await here.enter("ada", PASSWORD)
         await opened(here, "账户、登录与令牌")
         await expect(here.page.locator("dialog.account")).to_contain_text("当前浏览器")
+        await expect(here.page.locator(".entries").first.locator("small")).to_have_text(
+            ["127.0.0.1 · Chrome · Linux"] * 2
+        )
         await here.page.locator("dialog.account").get_by_role("button", name="退出").click()
         await expect(here.page.locator(".entries").first.locator("li")).to_have_count(1)
         await other.page.reload()

@@ -96,7 +96,7 @@ async def test_live_requests_and_the_engines_buttons(browser: Browser) -> None:
                 until, lambda: _is(stack.status(), "ready") and stack.status()["since"] > before, "a fresh engine", 60
             )
             await confirm("Drain")
-            await expect(shown).to_contain_text("stopped", timeout=60_000)
+            await expect(shown).to_contain_text("The model is switched off", timeout=60_000)
             assert _is(stack.status(), "stopped")
             await confirm("Restart")
             await expect(shown).to_contain_text("ready", timeout=60_000)

@@ -3,10 +3,10 @@
 import asyncio
 
 import pytest
-from playwright.async_api import expect
+from playwright.async_api import Browser, expect
 
 from tests.web.backend import NAME, PASSWORD, READY, Backend, Refusal, Script
-from tests.web.chatpage import ChatPage
+from tests.web.chatpage import ChatPage, new_page
 
 pytestmark = [pytest.mark.web, pytest.mark.asyncio(loop_scope="session")]
 
@@ -78,19 +78,37 @@ async def test_refused_second_answer_leaves_the_first(page: ChatPage, backend: B
 
 
 async def test_error_in_mid_stream_keeps_text_and_offers_retry(page: ChatPage, backend: Backend) -> None:
-    """An error frame is shown as one sentence with the request id; the text before it stays beside the next answer."""
-    error = {"message": "The engine stopped.", "code": "engine_failed", "status": 502}
+    """An error frame is shown as one sentence with the request id; the text before it stays beside the next answer.
+
+    What the engine itself says is for who runs it, and the engine's state is asked for at once.
+    """
+    error = {"message": "EngineCore encountered an issue.", "code": "engine_failed", "status": 502}
     backend.script.append(Script(content=["Half an answer"], error=error))
     await page.enter(NAME, PASSWORD)
+    backend.engine = {**READY, "state": "restarting"}
     await page.ask("Hi")
+    await expect(page.page.locator(".notice")).to_contain_text("The model is restarting")
+    backend.engine = READY
     card = page.page.get_by_role("group", name="Error")
     await expect(card).to_contain_text("The model gave no usable answer. What had arrived is kept.")
     await expect(card).to_contain_text("req-1")
+    await expect(card).not_to_contain_text("EngineCore")
     await page.says(1, "Half an answer")
     await card.get_by_role("button", name="Try again").click()
     await page.answered()
     await page.button("Previous answer").click()
     await page.says(1, "Half an answer")
+
+
+async def test_sentences_in_chinese_have_no_space_between(browser: Browser, backend: Backend) -> None:
+    """The reason and what is kept follow each other as they do in print."""
+    backend.script.append(Script(content=["一半"], error={"message": "", "code": "engine_failed", "status": 502}))
+    async with new_page(browser, backend.url, locale="zh-CN") as page:
+        await page.enter(NAME, PASSWORD)
+        await page.ask("你好")
+        await expect(page.page.locator(".card.error > p").first).to_have_text(
+            "模型没有给出可用的回答。已收到的内容已保留。"
+        )
 
 
 async def test_too_long_conversation_can_leave_out_the_oldest(page: ChatPage, backend: Backend) -> None:
@@ -174,6 +192,7 @@ async def test_session_that_ends_keeps_everything(page: ChatPage, backend: Backe
     await page.login(NAME, PASSWORD)
     await expect(dialog).to_have_count(0)
     await expect(page.composer).to_have_value("half a though")
+    await expect(page.composer).to_be_focused()
     hold.set()
     await page.answered(2)
     await expect(page.questions).to_have_text(["Hi", "Next in line"])

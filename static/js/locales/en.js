@@ -74,7 +74,7 @@ export default {
   "error.http_503": "The model is not available at the moment.",
   "error.http_504": "The model did not answer in time.",
   "error.interrupted": "The answer was cut off before its end.",
-  "error.kept": "What had arrived is kept.",
+  "error.kept": "{error} What had arrived is kept.",
   "error.network": "There is no connection to the server.",
   "error.other": "Something went wrong while answering.",
   "error.request": "Request",

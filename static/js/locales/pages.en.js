@@ -52,6 +52,7 @@ export default {
   "admin.users": "Users",
   "admin.waiting": "Waiting",
   "admin.yes": "Yes",
+  "engine.ready": "ready",
   "error.account_disabled": "This account is disabled.",
   "error.invalid_credentials": "The current password is wrong.",
   "error.launcher_unreachable": "The launcher cannot be reached.",

@@ -52,6 +52,7 @@ export default {
   "admin.users": "用户",
   "admin.waiting": "等待中",
   "admin.yes": "确定",
+  "engine.ready": "就绪",
   "error.account_disabled": "该账号已被停用。",
   "error.invalid_credentials": "当前密码不正确。",
   "error.launcher_unreachable": "无法连接启动器。",

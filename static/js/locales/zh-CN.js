@@ -74,7 +74,7 @@ export default {
   "error.http_503": "模型暂时不可用。",
   "error.http_504": "模型未能及时回答。",
   "error.interrupted": "回答在结束前中断了。",
-  "error.kept": "已收到的内容已保留。",
+  "error.kept": "{error}已收到的内容已保留。",
   "error.network": "无法连接服务器。",
   "error.other": "回答时出了问题。",
   "error.request": "请求编号",

@@ -4,6 +4,9 @@ import { get, post, remove } from "../session.js";
 import { language, number, t } from "../i18n.js";
 import { CopyButton, Overlay, explain } from "./common.js";
 
+const BROWSERS = { "Edg/": "Edge", "OPR/": "Opera", "Firefox/": "Firefox", "Chrome/": "Chrome", "Safari/": "Safari" };
+const SYSTEMS = { Android: "Android", iPhone: "iPhone", iPad: "iPad", Windows: "Windows", "Mac OS": "macOS", CrOS: "ChromeOS", Linux: "Linux" };
+
 const day = (seconds) => new Date(seconds * 1000).toLocaleDateString(language.value, { dateStyle: "medium" });
 const moment = (seconds) =>
   new Date(seconds * 1000).toLocaleString(language.value, { dateStyle: "medium", timeStyle: "short" });
@@ -86,7 +89,7 @@ function Sessions() {
           <li key=${session.id}>
             <span>
               ${session.current ? html`<b>${t("account.sessions.this")}</b>` : t("account.sessions.seen", { when: moment(session.seen_at) })}
-              <small class="muted">${session.address} · ${session.user_agent}</small>
+              <small class="muted" title=${session.user_agent}>${session.address} · ${device(session.user_agent)}</small>
             </span>
             ${!session.current && html`<button type="button" class="button" onClick=${() => end(session.id)}>${t("account.sessions.end")}</button>`}
           </li>
@@ -95,6 +98,12 @@ function Sessions() {
       <${Failure} error=${error} />
     </section>
   `;
+}
+
+/** Browser and system as people call them; what neither is known of stays as it is. The first that is found counts. */
+function device(agent) {
+  const found = [BROWSERS, SYSTEMS].map((names) => Object.keys(names).find((mark) => agent.includes(mark)));
+  return found.every(Boolean) ? `${BROWSERS[found[0]]} · ${SYSTEMS[found[1]]}` : agent;
 }
 
 function Tokens({ account }) {

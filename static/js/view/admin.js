@@ -1,7 +1,7 @@
 // For who runs this: the engine, what it serves now, the users, what was used. Needs the scope `admin`.
 import { html, useEffect, useSignal } from "../../vendor/core.js";
 import { get, patch, post } from "../session.js";
-import { number, span, t } from "../i18n.js";
+import { has, number, span, t } from "../i18n.js";
 import { limitTexts } from "./account.js";
 import { Choice, Overlay, explain } from "./common.js";
 import { UsageTable } from "./usage.js";
@@ -40,7 +40,7 @@ function Engine() {
   if (answer === null) return html`<${Failure} error=${error} />`;
   const { state, phase, percent, elapsed_s: elapsed, reason, model, version, restarts, tail, waiting } = answer;
   const facts = [
-    [t("admin.state"), [state, phase !== state && phase, phase && `${Math.round(percent)} %`, phase && span(elapsed), reason].filter(Boolean).join(" · ")],
+    [t("admin.state"), [inWords("engine", state), phase !== state && inWords("phase", phase), phase && `${Math.round(percent)} %`, phase && span(elapsed), reason].filter(Boolean).join(" · ")],
     [t("admin.model"), [model, version].filter(Boolean).join(" · ")],
     [t("admin.restarts"), number(restarts ?? 0)],
     [t("admin.waiting"), number(typeof waiting === "number" ? waiting : (waiting?.length ?? 0))],
@@ -59,6 +59,8 @@ function Engine() {
     </section>
   `;
 }
+
+const inWords = (kind, name) => (has(`${kind}.${name}`) ? t(`${kind}.${name}`) : name);
 
 /** A button that asks once more before it does what others will notice. */
 function Command({ name, path, done }) {

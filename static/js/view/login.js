@@ -19,7 +19,11 @@ export const LoginPage = () => html`
 
 export function LoginOverlay() {
   const dialog = useRef(null);
-  useLayoutEffect(() => dialog.current.showModal(), []); // before the form inside moves the focus
+  useLayoutEffect(() => {
+    const box = dialog.current;
+    box.showModal(); // before the form inside moves the focus
+    return () => box.close(); // gives it back to where it was
+  }, []);
   return html`
     <dialog ref=${dialog} class="overlay" aria-labelledby="expired-title" onCancel=${(event) => event.preventDefault()}>
       <div class="overlay-body">

@@ -2,7 +2,7 @@
 import { html, signal, useEffect, useRef, useSignal, useSignalEffect } from "../../vendor/core.js";
 import { showBranch, startNew } from "../chats.js";
 import { compose, split } from "../drafts.js";
-import { language, number, span, t } from "../i18n.js";
+import { has, language, number, span, t } from "../i18n.js";
 import { renderMarkdown } from "../markdown.js";
 import { stop } from "../conversation.js";
 import { answerAgain, askInstead, goOn, hold } from "../sending.js";
@@ -61,6 +61,7 @@ function Edit({ message, done }) {
     event?.preventDefault();
     const changed = field.current.value;
     done();
+    if (!isTouch()) document.getElementById("composer-input").focus();
     if (changed.trim() !== "" && changed !== text) askInstead(message, compose(changed, files));
   };
   const onKeyDown = (event) => {
@@ -204,17 +205,18 @@ function Failure({ conversation, message }) {
 
 /** What went wrong in one plain sentence, with what can be done about it. */
 export function ErrorCard({ error, kept = false, retry, fit, discard = null, disabled = false }) {
-  const { code, message, request_id: requestId, details } = error;
+  const { code, status, message, request_id: requestId, details } = error;
+  const isExplained = has(`error.${code}`) || status >= 500; // what the engine says is for who runs it; the details have it
   const isTooLong = code === "context_length_exceeded";
   const button = (text, act) => html`<button type="button" class="button" disabled=${disabled} onClick=${act}>${text}</button>`;
   const all = () => JSON.stringify({ ...error, time: new Date().toISOString() }, null, 2);
   return html`
     <div class="card error" role="group" aria-label=${t("error")}>
-      <p>${explain(error)}${kept && ` ${t("error.kept")}`}</p>
+      <p>${kept ? t("error.kept", { error: explain(error) }) : explain(error)}</p>
       ${isTooLong && details?.prompt_tokens && html`
         <p class="small">${t("error.context.numbers", { prompt: number(details.prompt_tokens), output: number(details.output_tokens ?? 0), most: number(details.max_tokens) })}</p>
       `}
-      ${message && !isTooLong && code !== "interrupted" && html`<p class="small">${message}</p>`}
+      ${message && !isExplained && html`<p class="small">${message}</p>`}
       ${requestId && html`<p class="small">${t("error.request")} <code>${requestId}</code></p>`}
       <div class="card-actions">
         ${isTooLong ? html`${button(t("error.fit"), fit)}${button(t("chat.new"), () => startNew())}` : button(t("retry"), retry)}
