@@ -6,12 +6,14 @@ end of the chunked coding is what tells a client that the answer is whole.
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from typing import Protocol
 
 from aiohttp import web
 from multidict import CIMultiDict
 
 from gateway.answer import Answer
+from gateway.connections.client import ClientConnection
 from gateway.context import Api, Exchange
 from gateway.errors import GatewayError, stream_error
 
@@ -33,6 +35,10 @@ class Recipient(Protocol):
     @property
     def response(self) -> web.StreamResponse | None:
         """The answer as far as it has begun."""
+        ...
+
+    def when_gone(self, do: Callable[[], None] | None) -> None:
+        """What is to be done the moment it is gone, before its task is cancelled; None: nothing any more."""
         ...
 
     def offer(self, data: bytes, fields: CIMultiDict[str]) -> bool:
@@ -66,9 +72,15 @@ class Delivery:
     def __init__(self, request: web.Request, exchange: Exchange, api: Api) -> None:
         self._request = request
         self._transport = request.transport
+        self._connection = request.protocol
         self._exchange = exchange
         self._api = api
         self.response: Answer | None = None
+
+    def when_gone(self, do: Callable[[], None] | None) -> None:
+        """Do this when the client closes the connection."""
+        if isinstance(self._connection, ClientConnection):  # under a plain runner there is no such moment
+            self._connection.when_gone = do
 
     def offer(self, data: bytes, fields: CIMultiDict[str]) -> bool:
         """Send bytes if the client keeps up; False, and nothing is sent, if it does not, or is gone."""

@@ -136,6 +136,7 @@ class _Passage(msgspec.Struct):
                 continue
             self.exchange.held_seconds = held_before + time.monotonic() - arrived
             generation = self.engine.generation
+            self.delivery.when_gone(connection.hang_up)
             try:
                 return await self._attempt(connection)
             except StaleConnection:
@@ -148,6 +149,7 @@ class _Passage(msgspec.Struct):
                     raise self._unavailable() from lost
                 await self.engine.settle(generation)
             finally:
+                self.delivery.when_gone(None)
                 connection.release()
 
     def _unavailable(self) -> Unavailable:

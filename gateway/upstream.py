@@ -206,6 +206,15 @@ class Connection(asyncio.Protocol):
         self.idle_since = time.monotonic()
         self._on_idle(self)
 
+    def hang_up(self) -> None:
+        """Let the engine see that nobody wants its answer, before the event loop turns to anything else.
+
+        `abort` closes only after whatever the loop has to do already; where many clients leave together that is much.
+        """
+        self._failure = self._failure or UpstreamClosed("the client left")
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write_eof()
+
     def abort(self) -> None:
         """Close at once. The engine sees the disconnect and stops generating (8-54 ms, docs/vllm.md)."""
         self._stop_timer()

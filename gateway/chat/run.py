@@ -233,6 +233,9 @@ class _Sink:
         self._run = run
         self.response: web.StreamResponse | None = None
 
+    def when_gone(self, do: Callable[[], None] | None) -> None:
+        """Nothing: it stays."""
+
     def offer(self, data: bytes, _fields: CIMultiDict[str]) -> bool:
         if self.response is None and not data.startswith(b":"):  # a comment is nothing of the answer
             self.response = web.StreamResponse()

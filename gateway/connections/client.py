@@ -20,7 +20,7 @@ aiohttp's protocol class is extended for this (aiohttp is pinned for that reason
 import asyncio
 import socket
 import struct
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
 from aiohttp import web
@@ -43,6 +43,7 @@ class ClientConnection(RequestHandler):
 
     __slots__ = (
         "_announcing", "_behind_at", "_behind_bytes", "_head_bytes", "_members", "_source", "_wire", "address",
+        "when_gone",
     )  # fmt: skip
 
     def __init__(self, manager: web.Server, connections: Connections, **how: Any) -> None:
@@ -55,6 +56,7 @@ class ClientConnection(RequestHandler):
         self._behind_at = 0.0
         self._behind_bytes = 0  # what waited for the client at that time; 0: it was not behind
         self.address = ""  # under which it is counted
+        self.when_gone: Callable[[], None] | None = None  # what cannot wait until the request's task is cancelled
 
     # -- what asyncio calls
 
@@ -79,6 +81,8 @@ class ClientConnection(RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """It is closed."""
+        if self.when_gone is not None:
+            self.when_gone()
         self._members.leave(self)
         self._wire = None
         super().connection_lost(exc)

@@ -12,6 +12,8 @@ from typing import Any
 import aiohttp
 import pytest
 
+from gateway.settlement import Settlement
+from gateway.upstream import Connection
 from tests.support.engines import DEADLINE, MODEL, Simulator, simulator
 from tests.support.gateways import RunningGateway, gateway
 from tests.support.scripted import Script, chunked, http_answer, scripted_engine
@@ -199,6 +201,27 @@ async def test_a_client_that_leaves_stops_the_engine(
         assert all(line["prompt_tokens"] > 0 for line in lines)
         if not stream:
             assert all(line["estimated"] for line in lines)
+
+
+async def test_the_engine_is_told_of_all_who_leave_before_anything_is_done_for_one(
+    engine: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight clients leave at once: eight times the engine is hung up on, then eight requests are settled and recorded."""
+    done: list[str] = []
+    hang_up, finish = Connection.hang_up, Settlement.finish
+    monkeypatch.setattr(Connection, "hang_up", lambda conn: (done.append("told"), hang_up(conn)))
+    monkeypatch.setattr(Settlement, "finish", lambda *given: (done.append("settled"), finish(*given))[1])
+    await engine.knobs(tps=2)
+    async with gateway(engine.url, tmp_path) as gate:
+        path = "/v1/chat/completions"
+        answers = [await gate.post(path, body_of(path, stream=True)) for _ in range(8)]
+        for answer in answers:
+            await answer.content.readany()
+        done.clear()  # the gateway's readiness was asked for
+        for answer in answers:
+            answer.close()
+        await gate.logged(8, outcome="client_gone")
+    assert done == ["told"] * 8 + ["settled"] * 8
 
 
 async def test_silence_before_the_first_token(tmp_path: Path) -> None:

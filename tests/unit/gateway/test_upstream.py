@@ -19,6 +19,7 @@ class Wire(asyncio.Transport):
         super().__init__()
         self.written = b""
         self.closing = False
+        self.ended = False
         self.paused = False
 
     def writelines(self, list_of_data: object) -> None:
@@ -26,6 +27,9 @@ class Wire(asyncio.Transport):
 
     def abort(self) -> None:
         self.closing = True
+
+    def write_eof(self) -> None:
+        self.ended = True
 
     def is_closing(self) -> bool:
         return self.closing
@@ -191,6 +195,19 @@ async def test_bytes_on_an_idle_connection_close_it() -> None:
     assert not conn.usable
     with pytest.raises(UpstreamClosed):
         conn.send(b"x", b"")
+
+
+async def test_who_hangs_up_is_seen_at_once_and_the_connection_is_not_used_again() -> None:
+    """The engine gets the end of the stream before the connection is released; a whole answer changes nothing then."""
+    conn, wire, idle = connection()
+    conn.hang_up()
+    assert wire.ended
+    assert not wire.closing
+    conn.data_received(http_answer(b"a"))
+    conn.release()
+    assert wire.closing
+    assert idle == []
+    conn.hang_up()  # nothing is left to tell
 
 
 async def test_connection_close_is_obeyed() -> None:
