@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -57,25 +58,26 @@ REVALIDATED: Final = "no-cache"  # always ask; an unchanged file costs one 304
 ALREADY_COMPRESSED: Final = frozenset({".woff2"})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Asset:
-    """One file as it is sent: its bytes, the same gzipped when that is smaller, its type and its digest."""
+    """One file as it is sent: its bytes, their type and digest."""
 
-    content_type: str
+    suffix: str
     body: bytes
-    gzipped: bytes | None
     digest: str
 
     @classmethod
     def of(cls, body: bytes, suffix: str) -> "Asset":
         """Prepare `body`, a file whose name ends in `suffix` (a key of `CONTENT_TYPES`)."""
-        packed = None if suffix in ALREADY_COMPRESSED else gzip.compress(body, mtime=0)
-        return cls(
-            content_type=CONTENT_TYPES[suffix],
-            body=body,
-            gzipped=packed if packed is not None and len(packed) < len(body) else None,
-            digest=hashlib.sha256(body).hexdigest()[:32],
-        )
+        return cls(suffix, body, hashlib.sha256(body).hexdigest()[:32])
+
+    @cached_property
+    def gzipped(self) -> bytes | None:
+        """The bytes gzipped, when that is smaller; made when they are first asked for, not at every start."""
+        if self.suffix in ALREADY_COMPRESSED:
+            return None
+        packed = gzip.compress(self.body, mtime=0)
+        return packed if len(packed) < len(self.body) else None
 
     def respond(self, request: web.Request, cache: str = REVALIDATED) -> web.Response:
         """Send the whole file, gzipped where the client takes that, or 304 when the client already has it."""
@@ -91,7 +93,7 @@ class Asset:
         if _matches(request, etag):
             response = web.Response(status=304, headers=headers)
         else:
-            headers[hdrs.CONTENT_TYPE] = self.content_type
+            headers[hdrs.CONTENT_TYPE] = CONTENT_TYPES[self.suffix]
             if packed is not None:
                 headers[hdrs.CONTENT_ENCODING] = "gzip"
             response = web.Response(body=self.body if packed is None else packed, headers=headers)
