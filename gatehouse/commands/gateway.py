@@ -10,12 +10,12 @@ import click
 import uvloop
 
 from gatehouse.context import Context
+from gatehouse.lean import import_aiohttp
 from gatehouse.life import CannotStart, Life
 from gatehouse.listeners import taken_ports
 from gatehouse.parenthood import die_with_parent
 from gatehouse.settings import ConfigError
 from gateway.listening import whereabouts
-from gateway.logs import process_log
 
 _CALL_SECONDS = 5.0
 
@@ -37,6 +37,9 @@ def gateway(
     if ctx.invoked_subcommand is not None:
         return
     die_with_parent()
+    import_aiohttp()
+    from gateway.logs import process_log  # noqa: PLC0415 - imports it, too
+
     context: Context = ctx.obj
     context.demo = demo
     config = context.gateway_config()

@@ -6,6 +6,7 @@ Providers are named in the configuration, but what they publish names further ad
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -62,6 +63,8 @@ class Fetcher:
         require_safe(url)
         if self._session is None:
             self._session = aiohttp.ClientSession(
+                # aiohttp's own context trusts nobody: the command imports it without the machine's certificates
+                connector=aiohttp.TCPConnector(ssl=ssl.create_default_context()),
                 timeout=aiohttp.ClientTimeout(total=FETCH_SECONDS),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers={"Accept": "application/json", "User-Agent": "gatehouse"},

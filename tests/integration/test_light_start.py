@@ -27,8 +27,8 @@ HEAVY = {
 
 
 @pytest.fixture(scope="module")
-def imported(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
-    """The packages and modules that `gatehouse gateway` has imported when it serves, on a state folder in use."""
+def imported(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The packages and modules, in the order in which they were there, that `gatehouse gateway` has imported when it serves, on a state folder in use."""
     folder = tmp_path_factory.mktemp("start")
     settings = {
         "engine": {"kind": "external", "url": "http://127.0.0.1:9"},
@@ -53,11 +53,16 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
         os.kill(process.pid, signal.SIGTERM)
         process.wait(DEADLINE)
     lines = (folder / "imports").read_text("utf-8").splitlines()
-    return {line.rpartition("|")[2].strip() for line in lines if line.startswith("import time:")}
+    return [line.rpartition("|")[2].strip() for line in lines if line.startswith("import time:")]
 
 
 @pytest.mark.parametrize("module", HEAVY)
-def test_what_takes_much_is_imported_by_those_who_need_it(imported: set[str], module: str) -> None:
+def test_what_takes_much_is_imported_by_those_who_need_it(imported: list[str], module: str) -> None:
     """A gateway with tokens of its own, a database that is up to date, and no other feature has none of it."""
     assert "gateway.server" in imported
     assert module not in imported, f"{module} is for {HEAVY[module]}"
+
+
+def test_aiohttp_comes_without_the_machines_certificates(imported: list[str]) -> None:
+    """Nothing has imported it before the command does so in its own way (`gatehouse.lean`)."""
+    assert imported.index("aiohttp") > imported.index("gateway.listening")  # the last that the command's module needs
