@@ -101,7 +101,7 @@ export class StreamingMarkdown {
     const hidden = parts.filter((part) => part.hidden);
     const below = parts.length - 1 - parts.indexOf(hidden.at(-1));
     for (const part of below < SCREEN ? hidden.slice(-1) : hidden) part.hidden = false;
-    const items = [...this.#root.querySelectorAll("li[hidden]")];
+    const items = [...this.#root.querySelectorAll(":is(li, tr)[hidden]")];
     for (const item of items.slice(-ITEMS)) item.hidden = false;
     this.#isBehind = (hidden.length > 1 && below < SCREEN) || items.length > ITEMS;
     return !this.#isBehind;
@@ -179,7 +179,7 @@ export class StreamingMarkdown {
     const parts = [...(partsIn(nodes[0])?.childNodes ?? [])];
     const fresh = parts.slice(1 + 2 * skip); // "\n" stands before each
     const more = fresh.slice(grow([...into.childNodes].slice(kept), fresh));
-    if (this.#isBehind && into.matches("ul, ol")) for (const item of more) item.hidden = true; // of a table all is laid out each time
+    if (this.#isBehind) for (const part of more) part.hidden = true;
     into.append(...more);
     nodes[0] = this.#tail[0];
     return [...into.childNodes].slice(kept);

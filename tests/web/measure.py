@@ -57,6 +57,17 @@ def giant_list(size: int) -> str:
     return text
 
 
+def giant_table(size: int) -> str:
+    """One table of about so many characters."""
+    text, number = "| number | name | what it is | 说明 |\n|---:|---|---|---|\n", 0
+    while len(text) < size:
+        number += 1
+        text += (
+            f"| {number} | `item_{number}` | a cell with **bold** and some words, number {number} | 第 {number} 行 |\n"
+        )
+    return text
+
+
 def pieces(text: str, size: int) -> list[str]:
     """The text in pieces of `size` characters."""
     return [text[at : at + size] for at in range(0, len(text), size)]

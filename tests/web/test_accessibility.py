@@ -136,6 +136,22 @@ async def test_what_a_screen_reader_hears(page: ChatPage, backend: Backend) -> N
     await expect(log.get_by_role("article", name="Assistant")).to_have_count(1)
 
 
+async def test_a_long_answer_is_not_silence(page: ChatPage, backend: Backend) -> None:
+    """Who cannot see it grow hears every seven seconds or so that it does."""
+    await page.page.clock.install()
+    hold = asyncio.Event()
+    backend.script.append(Script(content=["One ", "two."], hold=hold))
+    await page.enter(NAME, PASSWORD)
+    await page.ask("Hi")
+    await page.page.clock.run_for(1000)
+    await page.says(1, "One two.")
+    status = page.page.locator("[role=status][aria-live=polite]").last
+    await expect(status).to_have_text("Answering")
+    await page.page.clock.run_for(7000)
+    await expect(status).to_have_text("Still answering")
+    hold.set()
+
+
 async def test_at_320_pixels_and_twice_the_size(browser: Browser, backend: Backend) -> None:
     """WCAG 1.4.4 and 1.4.10: at 320 px, and at 640 px with text of 200 %, nothing scrolls sideways but code and tables."""
     backend.script += [Script(content=[MARKDOWN + "\n" + "longword" * 40])] * 2

@@ -244,6 +244,7 @@ async def test_on_a_touch_screen_enter_is_a_new_line(browser: Browser, backend: 
     async with new_page(browser, backend.url, **phone) as page:
         backend.engine = {**backend.engine, "simulated": True}
         await page.enter(NAME, PASSWORD)
+        await expect(page.composer).not_to_be_focused()  # the keyboard would cover half the page unasked
         await page.composer.press_sequentially("one")
         await page.composer.press("Enter")
         await page.composer.press_sequentially("two")

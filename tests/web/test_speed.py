@@ -8,7 +8,7 @@ import pytest
 
 from tests.web.backend import NAME, PASSWORD, Backend, Script
 from tests.web.chatpage import ChatPage
-from tests.web.measure import LONG_TASK_MS, Trace, document, giant_list, pieces, traced
+from tests.web.measure import LONG_TASK_MS, Trace, document, giant_list, giant_table, pieces, traced
 
 pytestmark = [pytest.mark.web, pytest.mark.asyncio(loop_scope="session")]
 
@@ -73,9 +73,12 @@ async def test_no_long_task_at_the_end_of_100_kb(page: ChatPage, backend: Backen
     assert median(best.keys) <= KEY_MS  # the slowest shares its task with whatever else the machine does
 
 
-async def test_no_long_task_in_one_giant_list(page: ChatPage, backend: Backend) -> None:
-    """One list of 50 KB, of which 47 come at once, and the text that ends it: no task over 100 ms at CPU÷4."""
-    text = giant_list(50 * 1024)
+@pytest.mark.parametrize(("giant", "kilobytes"), [(giant_list, 50), (giant_table, 32)])
+async def test_no_long_task_in_one_giant_block(
+    page: ChatPage, backend: Backend, giant: Callable[[int], str], kilobytes: int
+) -> None:
+    """One list or table, of which all but 3 KB come at once, and the text that ends it: no task over 100 ms at CPU÷4."""
+    text = giant(kilobytes * 1024)
     start, rest = text[:-3000], text[-3000:] + "\n\nAnd a last line."
     seen = await attempts(page, backend, lambda: Script(content=[start, *pieces(rest, PIECE)], pause=PAUSE))
     assert max(seen[-1].tasks) <= LONG_TASK_MS

@@ -22,6 +22,7 @@ WORDS: dict[str, dict[str, Any]] = {
         "chats": ["Python 排序", "给房东的信", "京都周末行程", "正则表达式", "报税问题"],
     },
 }
+CUT_OFF = 3  # which of the chats has an answer that is gone
 ANSWER = {
     "en": (
         "Use `sorted` with a key function:\n\n```python\npeople = [{'name': 'Ada', 'age': 36}, {'name': 'Lin', 'age': 29}]\n"
@@ -61,5 +62,7 @@ def past(words: dict[str, Any], language: str, number: int, title: str) -> dict[
             "thought_ms": 1400.0,
         },
     ]
+    if number == CUT_OFF:
+        messages[1] |= {"status": "interrupted", "finish": None, "content": ANSWER[language][:180]}
     fields = {"title": title, "pinned": number == 2, "archived": False, "created_at": at, "updated_at": at}
     return {**fields, "params": {}, "head": "m_2", "messages": messages}

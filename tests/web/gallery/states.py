@@ -7,6 +7,7 @@ from playwright.async_api import expect
 
 from tests.support.members import OWN_PAGE, PASSWORD
 from tests.web.chatpage import BOOKED, ChatPage
+from tests.web.gallery.past import CUT_OFF
 from tests.web.gallery.studio import Studio, post
 
 BUSY = 3
@@ -147,6 +148,12 @@ async def _offline(studio: Studio, chat: ChatPage) -> None:
 async def _error(studio: Studio, chat: ChatPage) -> None:
     studio.knobs(fault="error_frame", fault_after=60, fault_times=1)
     await studio.send(chat, studio.words["ask"])
+    await chat.page.locator(".card.error").wait_for()
+
+
+@state("interrupted")
+async def _interrupted(studio: Studio, chat: ChatPage) -> None:
+    await _open(studio, chat, CUT_OFF)
     await chat.page.locator(".card.error").wait_for()
 
 
