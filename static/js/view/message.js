@@ -91,11 +91,14 @@ function Answer({ conversation, turn }) {
       ${isRunning && html`<${Phase} message=${last} />`}
       ${status === "stopped" && html`<p class="aside">${t("answer.stopped")}</p>`}
       ${finish === "length" && html`<${LengthNotice} conversation=${conversation} message=${last} />`}
-      ${(status === "failed" || status === "interrupted") && html`<${Failure} conversation=${conversation} message=${last} />`}
+      ${hasFailed(last) && html`<${Failure} conversation=${conversation} message=${last} />`}
       ${!isRunning && html`<${Actions} conversation=${conversation} turn=${turn} />`}
     </article>
   `;
 }
+
+/** Whether a card says so and offers to try again. */
+const hasFailed = ({ status }) => ["failed", "interrupted"].includes(status.value);
 
 const textOf = (turn, read) => turn.map((message) => read(message.content)).join("");
 
@@ -233,7 +236,7 @@ function Actions({ conversation, turn }) {
   return html`
     <footer class="actions">
       ${!isEmpty && html`<${CopyButton} text=${() => textOf(turn, (content) => content.peek())} label=${t("copy")} />`}
-      ${last.status.value !== "failed" && html`
+      ${!hasFailed(last) && html`
         <${IconButton} icon="retry" label=${t("answer.again")} disabled=${isBusy(conversation)} onClick=${() => answerAgain(first)} />
       `}
       <${Branches} conversation=${conversation} message=${first} />
