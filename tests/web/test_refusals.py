@@ -52,13 +52,14 @@ async def test_refused_second_answer_is_sent_by_itself_when_agreed(page: ChatPag
 
 
 async def test_used_up_quota_is_not_retried(page: ChatPage, backend: Backend) -> None:
-    """insufficient_quota has no retry; when it resets and the gateway's sentence are shown."""
-    sentence = "The team's tokens of today are used up until 00:00 UTC."
+    """insufficient_quota has no retry; when it resets is shown once, and whose budget it was."""
+    sentence = "Your team's budget of 2700 tokens a day is spent. It is renewed in 1h59m59.719s."
     backend.script.append(Refusal(429, "insufficient_quota", sentence, retry_after_ms="7200000"))
     await page.enter(NAME, PASSWORD)
     await page.ask("Please")
     notice = page.page.locator(".hold")
-    await expect(notice).to_contain_text("until 00:00 UTC")
+    await expect(notice).to_contain_text("Your team's budget of 2700 tokens a day is spent.")
+    await expect(notice).not_to_contain_text("1h59m")
     await expect(notice).to_contain_text("It is renewed in 2\u00a0h.")
     await expect(page.page.get_by_label("Send by itself then")).to_have_count(0)
     await expect(page.composer).to_have_value("Please")
@@ -196,6 +197,18 @@ async def test_session_that_ends_keeps_everything(page: ChatPage, backend: Backe
     hold.set()
     await page.answered(2)
     await expect(page.questions).to_have_text(["Hi", "Next in line"])
+
+
+async def test_on_a_phone_no_keyboard_comes_with_the_login(browser: Browser, backend: Backend) -> None:
+    """What lies over the chat does not take the focus there: the keyboard would cover half of it."""
+    phone = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
+    async with new_page(browser, backend.url, **phone) as page:
+        await page.enter(NAME, PASSWORD)
+        await backend.expire_sessions()
+        await expect(page.page.get_by_role("dialog", name="Your session has ended")).to_be_visible()
+        assert await page.page.evaluate("() => document.activeElement.localName") != "input"
+        await page.login(NAME, PASSWORD)
+        await expect(page.page.get_by_role("dialog")).to_have_count(0)
 
 
 async def test_a_new_version_is_offered_quietly(page: ChatPage, backend: Backend) -> None:

@@ -9,6 +9,8 @@ import { EFFORTS, effective, ui } from "../settings.js";
 import { Icon, IconButton, explain, isPlainEnter, isTouch, toast, useNow } from "./common.js";
 import { Bubble, ErrorCard, cancel } from "./message.js";
 
+const WHOSE = /^.*?\.(?= |$)/; // the gateway's first sentence: whose limit it was; when it is renewed stands above that
+
 export function Composer() {
   const input = useRef(null);
   const chooser = useRef(null);
@@ -135,7 +137,7 @@ function Hold() {
   return html`
     <div class="card warn hold" role="status">
       <p>${t(text, { n: seconds === null ? "" : span(seconds) })}</p>
-      ${kind === "quota" && message && html`<p class="small">${message}</p>`}
+      ${kind === "quota" && message && html`<p class="small">${WHOSE.exec(message)}</p>`}
       ${kind === "rate"
         ? html`
             <label class="check">

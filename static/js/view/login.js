@@ -22,6 +22,7 @@ export function LoginOverlay() {
   useLayoutEffect(() => {
     const box = dialog.current;
     box.showModal(); // before the form inside moves the focus
+    if (isTouch()) document.activeElement.blur();
     return () => box.close(); // gives it back to where it was
   }, []);
   return html`
