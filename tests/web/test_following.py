@@ -169,7 +169,7 @@ async def test_a_thread_that_fits_has_no_end_to_leave(page: ChatPage) -> None:
 
 
 async def test_what_scrolls_inside_a_message_is_not_the_thread(page: ChatPage, backend: Backend) -> None:
-    """A wheel that moves the text of an attached file leaves the end of the thread alone."""
+    """A wheel that moves the text of an attached file leaves the end of the thread alone, and so does one that goes sideways."""
     await page.enter(NAME, PASSWORD)
     file = {"name": "long.txt", "mimeType": "text/plain", "buffer": b"a line\n" * 200}
     await page.page.locator("input[type=file]").set_input_files([file])
@@ -185,4 +185,7 @@ async def test_what_scrolls_inside_a_message_is_not_the_thread(page: ChatPage, b
     await text.locator("pre").hover()
     await page.page.mouse.wheel(0, -STEP)
     await page.until(f"() => [...document.querySelectorAll('.attachment pre')].at(-1).scrollTop === 200 - {STEP}")
+    await page.page.locator(".scroller").hover(position={"x": 10, "y": 10})  # beside the messages
+    await page.page.mouse.wheel(-100, -5)
+    await page.still()
     await expect(page.page.locator(".to-end")).to_have_count(0)

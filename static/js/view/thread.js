@@ -47,7 +47,7 @@ class Follower {
     this.#observer = new ResizeObserver(() => pinned.peek() && this.toEnd());
     for (const each of [content, box]) this.#observer.observe(each);
     const hear = (name, take) => box.addEventListener(name, take, { passive: true }); // no move waits for this page
-    hear("wheel", (event) => event.deltaY !== 0 && !event.ctrlKey && this.#steer(event.deltaY, event.target));
+    hear("wheel", ({ deltaX, deltaY, ctrlKey, target }) => Math.abs(deltaY) > Math.abs(deltaX) && !ctrlKey && this.#steer(deltaY, target));
     hear("touchstart", (event) => (this.#finger = event.touches[0].clientY));
     hear("touchmove", (event) => {
       const by = this.#finger - event.touches[0].clientY;
