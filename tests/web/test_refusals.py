@@ -52,18 +52,22 @@ async def test_refused_second_answer_is_sent_by_itself_when_agreed(page: ChatPag
 
 
 async def test_used_up_quota_is_not_retried(page: ChatPage, backend: Backend) -> None:
-    """insufficient_quota has no retry; when it resets is shown once, and whose budget it was."""
-    sentence = "Your team's budget of 2700 tokens a day is spent. It is renewed in 1h59m59.719s."
-    backend.script.append(Refusal(429, "insufficient_quota", sentence, retry_after_ms="7200000"))
+    """insufficient_quota has no retry; when it resets is shown once, and whose budget it was if it is shared."""
+    for whose in ("Your team's", "Your"):
+        sentence = f"{whose} budget of 2700 tokens a day is spent. It is renewed in 2h0m0s."
+        backend.script.append(Refusal(429, "insufficient_quota", sentence, retry_after_ms="7200000"))
     await page.enter(NAME, PASSWORD)
     await page.ask("Please")
     notice = page.page.locator(".hold")
     await expect(notice).to_contain_text("Your team's budget of 2700 tokens a day is spent.")
-    await expect(notice).not_to_contain_text("1h59m")
+    await expect(notice).not_to_contain_text("2h0m0s")
     await expect(notice).to_contain_text("It is renewed in 2\u00a0h.")
     await expect(page.page.get_by_label("Send by itself then")).to_have_count(0)
     await expect(page.composer).to_have_value("Please")
     await expect(page.button("Send")).to_be_disabled()
+    await page.button("Try anyway").click()
+    await page.composer.press("Enter")
+    await expect(notice).to_have_text("Your quota is used up. It is renewed in 2\u00a0h.Try anyway")
 
 
 async def test_refused_second_answer_leaves_the_first(page: ChatPage, backend: Backend) -> None:

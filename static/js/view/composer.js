@@ -9,7 +9,7 @@ import { EFFORTS, effective, ui } from "../settings.js";
 import { Icon, IconButton, explain, isPlainEnter, isTouch, toast, useNow } from "./common.js";
 import { Bubble, ErrorCard, cancel } from "./message.js";
 
-const WHOSE = /^.*?\.(?= |$)/; // the gateway's first sentence: whose limit it was; when it is renewed stands above that
+const SHARED = /^(?!Your budget).*?\.(?= |$)/; // the gateway's first sentence, when it says that the quota is not only the user's own
 
 export function Composer() {
   const input = useRef(null);
@@ -137,7 +137,7 @@ function Hold() {
   return html`
     <div class="card warn hold" role="status">
       <p>${t(text, { n: seconds === null ? "" : span(seconds) })}</p>
-      ${kind === "quota" && message && html`<p class="small">${WHOSE.exec(message)}</p>`}
+      ${kind === "quota" && SHARED.test(message) && html`<p class="small">${SHARED.exec(message)}</p>`}
       ${kind === "rate"
         ? html`
             <label class="check">
