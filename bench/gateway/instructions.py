@@ -2,10 +2,10 @@
 
     python -m bench.gateway.instructions [--body whole] [--out callgrind.out]
 
-Counts what the process does outside the kernel, its housekeeping among it: valgrind makes everything fifty times
-slower, so that what happens once a second weighs more than it does. Versions compare to about 1 % at like numbers of
-requests.
-`callgrind_annotate OUT.1` shows where they went. Needs valgrind.
+Counts what the process does outside the kernel, less what it does in as many seconds without requests: valgrind makes
+everything fifty times slower, so that what happens once a second would weigh more than it does. Versions compare to
+about 1 % at like numbers of requests.
+`callgrind_annotate OUT.1` shows where they went, OUT.2 the rest. Needs valgrind.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import contextlib
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -49,11 +50,20 @@ def count(body: str, out: Path) -> tuple[int, int]:
         bench.control()
         bench.load(peer, "closed", body, c=16, t=WARM_SECONDS)
         _control(peer.pids[0], "-i", "on")
-        report = bench.load(peer, "closed", body, c=16, t=COUNTED_SECONDS)
+        mode = "stream" if "stream" in body else "closed"
+        report = bench.load(peer, mode, body, c=16, t=COUNTED_SECONDS)
         _control(peer.pids[0], "-i", "off")
         _control(peer.pids[0], "-d")
-    written = out.with_name(f"{out.name}.1").read_text("ascii", "replace").splitlines()
-    return int(report["ok"]), next(int(line.split()[1]) for line in written if line.startswith("totals:"))
+        _control(peer.pids[0], "-i", "on")
+        time.sleep(COUNTED_SECONDS)
+        _control(peer.pids[0], "-i", "off")
+        _control(peer.pids[0], "-d")
+    return int(report["ok"]), _total(out, 1) - _total(out, 2)
+
+
+def _total(out: Path, dump: int) -> int:
+    written = out.with_name(f"{out.name}.{dump}").read_text("ascii", "replace").splitlines()
+    return next(int(line.split()[1]) for line in written if line.startswith("totals:"))
 
 
 def _control(pid: int, *what: str) -> None:
