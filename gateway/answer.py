@@ -7,27 +7,25 @@ does with a chunk. aiohttp still reads requests, keeps connections and knows whe
 import time
 from email.utils import formatdate
 from functools import lru_cache
-from http import HTTPStatus
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import HttpVersion10, HttpVersion11
-from aiohttp.http_writer import _serialize_headers
 from aiohttp.web_request import BaseRequest
-from multidict import CIMultiDict
 
-_REASONS = {status.value: status.phrase for status in HTTPStatus}
+from gateway.context import Api, Exchange
+
 _BODILESS = frozenset({204, 304})  # RFC 9110, sections 15.3.5 and 15.4.5
 
 
 class Answer(web.StreamResponse):
     """`prepare` writes it, which aiohttp calls when the handler returns; `begin` before that starts a stream."""
 
-    def __init__(self, status: int, headers: CIMultiDict[str], more: str = "", body: bytes = b"") -> None:
-        """`more`: further lines of the head, each with its line break, made here: nothing a client said is in them."""
+    def __init__(self, exchange: Exchange, status: int, fields: str, body: bytes = b"") -> None:
+        """`fields`: lines of the head, each with its line break, beside the exchange's own."""
         super().__init__(status=status)
-        self._headers = headers
-        self._more = more
+        self._exchange = exchange
+        self._fields = fields
         self.body = body
         self.chunked_coding = False
         self._begun = False
@@ -40,51 +38,59 @@ class Answer(web.StreamResponse):
     def begin(self, request: BaseRequest) -> bytes:
         """Start a stream: its head. An HTTP/1.0 client gets the end of the connection as the end of the body."""
         self.chunked_coding = request.version >= HttpVersion11
-        if self.chunked_coding:
-            self._headers["Transfer-Encoding"] = "chunked"
-        else:
+        if not self.chunked_coding:
             self.force_close()
-        head = self._head(request)
-        self._headers = CIMultiDict()  # a stream would keep them to its end: 3 KB, which nobody asks for
-        self._more = ""
+        head = self._head(request, "Transfer-Encoding: chunked\r\n" if self.chunked_coding else "")
+        self._fields = ""  # a stream would keep them to its end
         return head
 
     async def prepare(self, request: BaseRequest) -> AbstractStreamWriter | None:
         """Write head and body, unless a stream was begun. Raises ConnectionError."""
         if self._begun:
             return None
-        if self.status not in _BODILESS:
-            self._headers["Content-Length"] = str(len(self.body))
-        data = self._head(request) + self.body
-        if request.transport is None or request.transport.is_closing():
+        length = "" if self._status in _BODILESS else f"Content-Length: {len(self.body)}\r\n"
+        data = self._head(request, length) + self.body
+        transport = request.transport
+        if transport is None or transport.is_closing():
             raise ConnectionResetError("the client closed the connection")
-        request.transport.write(data)
-        if request.transport.get_write_buffer_size():
+        transport.write(data)
+        if transport.get_write_buffer_size():
             await request.writer.drain()
         return None
 
     async def write_eof(self, data: bytes = b"") -> None:
         """Do nothing: it is all written."""
 
-    def _head(self, request: BaseRequest) -> bytes:
+    def _head(self, request: BaseRequest, framing: str) -> bytes:
         self._begun = True
         if self._keep_alive is None:
             self._keep_alive = request.keep_alive
-        headers = self._headers
-        headers["Date"] = _date(int(time.time()))
-        if not self._keep_alive:
-            headers["Connection"] = "close"
-        elif request.version == HttpVersion10:
-            headers.setdefault("Connection", "keep-alive")
-        version, status = request.version, self.status
-        line = f"HTTP/{version.major}.{version.minor} {status} {_REASONS.get(status, '')}"
-        data = _serialize_headers(line, headers)  # ValueError for a field with a line break in it
-        if self._more:
-            data = b"%b%b\r\n" % (data[:-2], self._more.encode("ascii"))
+        version, connection = request.version, ""
+        if "Connection" in self._exchange.headers:
+            pass  # it is said there
+        elif not self._keep_alive:
+            connection = "Connection: close\r\n"
+        elif version == HttpVersion10:
+            connection = "Connection: keep-alive\r\n"
+        head = (
+            f"HTTP/{version.major}.{version.minor} {self._status} {self._reason}\r\n{self._fields}"
+            f"{own_lines(self._exchange)}{framing}{_date(int(time.time()))}{connection}\r\n"
+        )
+        data = head.encode("latin-1")
         request.writer.output_size += len(data)  # from here on aiohttp answers nothing of its own
         return data
 
 
+def own_lines(exchange: Exchange) -> str:
+    """What every answer to a request says, as lines of its head, each with its line break."""
+    lines = f"x-request-id: {exchange.request_id}\r\nServer: gatehouse\r\n"  # aiohttp would name itself
+    if exchange.api is Api.MESSAGES:
+        lines += f"request-id: {exchange.request_id}\r\n"  # where Anthropic's clients look for it
+    for name, value in exchange.headers.items():
+        lines += f"{name}: {value}\r\n"
+    return lines + exchange.rate_lines
+
+
 @lru_cache(maxsize=2)
 def _date(second: int) -> str:
-    return formatdate(second, usegmt=True)
+    return f"Date: {formatdate(second, usegmt=True)}\r\n"

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Protocol
 
 from aiohttp import web
-from multidict import CIMultiDict
 
 from gateway.answer import Answer
 from gateway.connections.client import ClientConnection
@@ -41,15 +40,15 @@ class Recipient(Protocol):
         """What is to be done the moment it is gone, before its task is cancelled; None: nothing any more."""
         ...
 
-    def offer(self, data: bytes, fields: CIMultiDict[str]) -> bool:
-        """Take whole events if that needs no waiting; `fields` are the answer's headers. False: nothing was taken."""
+    def offer(self, data: bytes, fields: str) -> bool:
+        """Take whole events if that needs no waiting. `fields`: lines of the answer's head. False: took nothing."""
         ...
 
-    async def write(self, data: bytes, fields: CIMultiDict[str]) -> None:
+    async def write(self, data: bytes, fields: str) -> None:
         """Take them, waiting if need be. Raises ClientGone."""
         ...
 
-    async def finish(self, data: bytes, fields: CIMultiDict[str]) -> None:
+    async def finish(self, data: bytes, fields: str) -> None:
         """Take the last events: the answer is whole. Raises ClientGone."""
         ...
 
@@ -82,7 +81,7 @@ class Delivery:
         if isinstance(self._connection, ClientConnection):  # under a plain runner there is no such moment
             self._connection.when_gone = do
 
-    def offer(self, data: bytes, fields: CIMultiDict[str]) -> bool:
+    def offer(self, data: bytes, fields: str) -> bool:
         """Send bytes if the client keeps up; False, and nothing is sent, if it does not, or is gone."""
         transport = self._transport
         if transport is None or transport.is_closing() or transport.get_write_buffer_size() > BEHIND_BYTES:
@@ -90,7 +89,7 @@ class Delivery:
         transport.write(self._framed(data, fields))
         return True
 
-    async def write(self, data: bytes, fields: CIMultiDict[str]) -> None:
+    async def write(self, data: bytes, fields: str) -> None:
         """Send bytes, as soon as the client has taken what came before. Raises ClientGone."""
         if self.offer(data, fields):
             return
@@ -100,17 +99,16 @@ class Delivery:
             raise ClientGone("the client closed the connection")
         transport.write(self._framed(data, fields))
 
-    def _framed(self, data: bytes, fields: CIMultiDict[str]) -> bytes:
+    def _framed(self, data: bytes, fields: str) -> bytes:
         """The bytes as they go over the wire; before the first ones the headers."""
         self._exchange.bytes_out += len(data)
         response = self.response
         if response is not None:
             return b"%x\r\n%b\r\n" % (len(data), data) if response.chunked_coding else data
-        headers = CIMultiDict(fields)
-        headers.update(self._exchange.headers)
-        headers.setdefault("Cache-Control", "no-cache")
-        headers["X-Accel-Buffering"] = "no"  # nginx must not collect a stream
-        self.response = Answer(200, headers, self._exchange.rate_lines)
+        if "\ncache-control:" not in f"\n{fields.lower()}":
+            fields += "Cache-Control: no-cache\r\n"
+        fields += "X-Accel-Buffering: no\r\n"  # nginx must not collect a stream
+        self.response = Answer(self._exchange, 200, fields)
         self._exchange.status = self.response.status
         head = self.response.begin(self._request)
         return head + (b"%x\r\n%b\r\n" % (len(data), data) if self.response.chunked_coding else data)
@@ -122,7 +120,7 @@ class Delivery:
         except ConnectionError as error:
             raise ClientGone("the client closed the connection") from error
 
-    async def finish(self, data: bytes, fields: CIMultiDict[str]) -> None:
+    async def finish(self, data: bytes, fields: str) -> None:
         """Send what is left and end the stream in good order. Raises ClientGone."""
         if self.response is None or data:
             await self.write(data, fields)
@@ -138,7 +136,7 @@ class Delivery:
         """Send the error event of the API and close the connection without the end of the stream."""
         event = stream_error(error, self._api, self._exchange.request_id, sequence_number)
         with contextlib.suppress(ClientGone):
-            await self.write(event, CIMultiDict())
+            await self.write(event, "")
             await asyncio.sleep(LINGER_SECONDS)
         self.cut()
 

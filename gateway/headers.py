@@ -5,10 +5,8 @@ carry everything but the fields that belong to one connection, that the gateway 
 is in front: an engine that was taken over must not get at browsers and nginx.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import lru_cache
-
-from multidict import CIMultiDict
 
 from gateway.trace_context import TraceContext
 
@@ -111,17 +109,38 @@ def fields_in(lines: str) -> dict[str, str]:
     return dict(line.split(": ", 1) for line in lines.splitlines())
 
 
-def answer_headers(fields: Sequence[tuple[str, str]]) -> CIMultiDict[str]:
-    """Return the engine's fields that the client gets: in their order, duplicates kept."""
-    kept = CIMultiDict([field for field in fields if _from_engine(field[0])])
+def answer_lines(fields: Iterable[tuple[bytes, bytes]]) -> str:
+    """The engine's fields that the client gets, as lines of a head: in their order, duplicates kept."""
+    lines = hops = ""
     for name, value in fields:
-        if name.lower() == "connection":
-            for token in value.split(","):
-                kept.popall(token.strip(), None)
-    return kept
+        label = _label(name)
+        if label:
+            lines += f"{label}{value.decode('latin-1')}\r\n"
+        elif label is None:
+            hops += f"{value.decode('latin-1')},"
+    return _without(lines, hops) if hops else lines
+
+
+def is_event_stream(lines: str) -> bool:
+    """Whether an answer with these lines in its head is a stream of events."""
+    return "\ncontent-type: text/event-stream" in f"\n{lines.lower()}"
+
+
+def _without(lines: str, connection: str) -> str:
+    """The lines, less those of fields that `Connection` names."""
+    hops = tuple(f"{token.strip().lower()}: " for token in connection.split(","))
+    return "".join(f"{line}\r\n" for line in lines.split("\r\n")[:-1] if not line.lower().startswith(hops))
 
 
 @lru_cache(maxsize=256)
+def _label(name: bytes) -> str | None:
+    """How the line of an engine's field begins; empty where the client does not get it, None for `Connection`."""
+    text = name.decode("latin-1")
+    if text.lower() == "connection":
+        return None
+    return f"{text}: " if _from_engine(text) else ""
+
+
 def _from_engine(name: str) -> bool:
     name = name.lower()
     return name not in NOT_FROM_ENGINE and not name.startswith(NOT_FROM_ENGINE_PREFIXES)

@@ -16,7 +16,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 from multidict import CIMultiDict
 
-from gateway.answer import Answer
+from gateway.answer import Answer, own_lines
 from gateway.context import EXCHANGE, Api, Exchange, Outcome
 from gateway.errors import (
     BadRequest,
@@ -142,10 +142,8 @@ class Observer:
                 self._finish(exchange)
         if "Upgrade" in request.headers:
             response.force_close()  # aiohttp 3.14 never reads what comes behind an upgrade that it did not make
-        if not response.prepared:
-            response.headers.update(exchange.headers)
-            if exchange.rate_lines and not isinstance(response, Answer):  # that one has them already
-                response.headers.update(fields_in(exchange.rate_lines))
+        if not isinstance(response, Answer) and not response.prepared:  # that one says it by itself
+            response.headers.update(fields_in(own_lines(exchange)))
         return response
 
     def carry_on(self, request: web.Request, work: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
@@ -244,7 +242,7 @@ def begin(request: web.Request, route: str, trusted_proxies: tuple[Network, ...]
     """Make the record of a request that has just arrived."""
     asked = request.headers.get("X-Request-Id")
     request_id = asked if asked and _SANE_REQUEST_ID.fullmatch(asked) else new_id()
-    exchange = Exchange(
+    return Exchange(
         request_id=request_id,
         method=request.method,
         route=route,
@@ -254,11 +252,6 @@ def begin(request: web.Request, route: str, trusted_proxies: tuple[Network, ...]
         else request.remote,
         user_agent=request.headers.get("User-Agent", "")[:256],
     )
-    exchange.headers["x-request-id"] = request_id
-    exchange.headers["Server"] = "gatehouse"  # aiohttp would name itself and its version
-    if exchange.api is Api.MESSAGES:
-        exchange.headers["request-id"] = request_id  # where Anthropic's clients look for it
-    return exchange
 
 
 def api_of(path: str) -> Api:

@@ -18,7 +18,6 @@ from collections.abc import Awaitable, Collection
 
 import msgspec
 from aiohttp import web
-from multidict import CIMultiDict
 
 from gateway.answer import Answer
 from gateway.config import GatewaySettings
@@ -27,7 +26,7 @@ from gateway.delivery import ClientGone, Delivery, Recipient
 from gateway.dialects import answer_usage, error_message, responses
 from gateway.engine import DYING, Engine
 from gateway.errors import EngineError, EngineTimeout, GatewayError, Unavailable, error_body
-from gateway.headers import answer_headers, request_head
+from gateway.headers import answer_lines, is_event_stream, request_head
 from gateway.routes import Route
 from gateway.section import plain
 from gateway.shape import Shaped
@@ -189,12 +188,12 @@ class _Passage(msgspec.Struct):
             raise EngineLost(str(error)) from error
         except UpstreamTimeout as error:
             raise EngineTimeout("The engine did not answer in time; its work was aborted.") from error
-        fields = answer_headers(answer.headers)
-        if answer.status == 200 and fields.get("Content-Type", "").lower().startswith("text/event-stream"):
+        fields = answer_lines(answer.headers)
+        if answer.status == 200 and is_event_stream(fields):
             return await self._stream(connection, fields)
         return await self._whole(connection, answer.status, fields)
 
-    async def _whole(self, connection: Connection, status: int, fields: CIMultiDict[str]) -> web.StreamResponse:
+    async def _whole(self, connection: Connection, status: int, fields: str) -> web.StreamResponse:
         """An answer in one piece: read whole before a byte is passed on."""
         exchange, route = self.exchange, self.route
         try:
@@ -218,9 +217,9 @@ class _Passage(msgspec.Struct):
         exchange.bytes_out += len(body)
         if exchange.bodies is not None:
             exchange.bodies.answered(body)
-        return Answer(status, fields, exchange.rate_lines, body)
+        return Answer(exchange, status, fields, body)
 
-    async def _stream(self, connection: Connection, fields: CIMultiDict[str]) -> web.StreamResponse:
+    async def _stream(self, connection: Connection, fields: str) -> web.StreamResponse:
         exchange, delivery = self.exchange, self.delivery
         meter = meter_of(self.route, self.shaped)
         stream = Stream(connection, meter, delivery, exchange, fields, self.settings.next_token_seconds)

@@ -3,8 +3,6 @@
 import time
 from dataclasses import dataclass
 
-from multidict import CIMultiDict
-
 from gateway.context import Api, Exchange
 from gateway.delivery import Recipient
 from gateway.dialects.anthropic import MessagesMeter
@@ -32,7 +30,7 @@ class Stream:
     meter: StreamMeter
     delivery: Recipient
     exchange: Exchange
-    fields: CIMultiDict[str]  # headers of the answer
+    fields: str  # lines of the answer's head
     next_token_seconds: float
     flows: bool = False  # the first output has passed
     error: GatewayError | None = None

@@ -20,8 +20,10 @@ HIGH_WATER = 64 * 1024  # unread bytes at which the engine is told to wait; it t
 # reads nothing: measured, 5.7 MB of a stream were taken off the engine.
 RECEIVE_BYTES = 128 * 1024
 MAX_HEADER_BYTES = 64 * 1024
+_FRAMING = frozenset({b"content-length", b"transfer-encoding"})
+_BODILESS = frozenset({204, 304})
 
-Headers = list[tuple[str, str]]
+Headers = list[tuple[bytes, bytes]]
 
 
 class UpstreamClosed(Exception):
@@ -59,15 +61,15 @@ class Connection(asyncio.Protocol):
         self._deadline = float("inf")
         self._busy = False
         self.idle_since = 0.0  # 0: it has not served a request yet
+        self._body: list[bytes] = []
+        self.on_body = self._body.append  # called by the parser, with body bytes free of the chunked coding
+        self._parser = httptools.HttpResponseParser(self)
         self._start_message()
 
     def _start_message(self) -> None:
         self._headers: Headers = []
         self._header_bytes = 0
         self._head: Head | None = None
-        self._body: list[bytes] = []
-        self.on_body = self._body.append  # called by the parser, with body bytes free of the chunked coding
-        self._parser = httptools.HttpResponseParser(self)
         self._patience = None
         self._complete = False
         self._until_close = False
@@ -111,7 +113,7 @@ class Connection(asyncio.Protocol):
             return
         if self._loop.time() < self._deadline:  # it was moved meanwhile
             self._arm_timer()
-        elif self._waiter is not None:
+        elif self._waiter is not None and not self._waiter.done():
             self._fail(UpstreamTimeout("the engine did not answer in time"))
 
     async def ask(self, head: bytes, body: bytes, seconds: float) -> Head:
@@ -123,7 +125,7 @@ class Connection(asyncio.Protocol):
         try:
             self.send(head, body)
             while (answer := self._head) is None:
-                await self._wait()
+                await self._news()
         except UpstreamClosed as error:
             if self.idle_since:
                 raise StaleConnection(str(error)) from error
@@ -133,7 +135,7 @@ class Connection(asyncio.Protocol):
     async def head(self) -> Head:
         """Wait for status and headers."""
         while self._head is None:
-            await self._wait()
+            await self._news()
         return self._head
 
     async def read(self) -> bytes:
@@ -141,14 +143,14 @@ class Connection(asyncio.Protocol):
         while not self._body:
             if self._complete:
                 return b""
-            await self._wait()
+            await self._news()
         return self._take()
 
     async def read_all(self) -> bytes:
         """Return the rest of the body, waiting for its end."""
         parts = [self._take()] if self._body else []
         while not self._complete:
-            await self._wait()
+            await self._news()
             if self._body:
                 parts.append(self._take())
         return parts[0] if len(parts) == 1 else b"".join(parts)
@@ -162,7 +164,7 @@ class Connection(asyncio.Protocol):
             if not self._body:
                 self._sink = sink
                 try:
-                    await self._wait()
+                    await self._news()
                 finally:
                     self._sink = None
             elif not sink(self._take()):
@@ -226,16 +228,14 @@ class Connection(asyncio.Protocol):
         """Whether an idle connection may take a request."""
         return self._failure is None and self._transport is not None and not self._transport.is_closing()
 
-    async def _wait(self) -> None:
+    def _news(self) -> asyncio.Future[None]:
+        """What is done when something has come, or failed."""
         if self._failure is not None:
             raise self._failure
         if self._loop.time() >= self._deadline:
             raise UpstreamTimeout("the engine did not answer in time")
         self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+        return self._waiter
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -275,10 +275,14 @@ class Connection(asyncio.Protocol):
             if not self._refused and not self._complete and self._failure is None:
                 return
             self._sink = None  # what comes before the task runs waits for it
+        if not self._complete:
+            self._pause_when_full()
+        self._wake()
+
+    def _pause_when_full(self) -> None:
         if not self._paused and sum(map(len, self._body)) > HIGH_WATER and self._transport is not None:
             self._paused = True
             self._transport.pause_reading()
-        self._wake()
 
     def _give_up(self, why: str) -> None:
         self._fail(UpstreamClosed(why))
@@ -309,15 +313,15 @@ class Connection(asyncio.Protocol):
         if self._header_bytes > MAX_HEADER_BYTES:
             raise ValueError("the header is too large")  # ends the parse: data_received() gives up
         if self._head is None:
-            self._headers.append((name.decode("latin-1"), value.decode("latin-1")))
+            self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """Status line and fields are in. An interim (1xx) answer is skipped."""
         status = self._parser.get_status_code()
         if status < 200:
             return
-        names = {name.lower() for name, _ in self._headers}
-        self._until_close = not ({"content-length", "transfer-encoding"} & names or status in {204, 304})
+        self._keep_alive = self._parser.should_keep_alive()  # no connection stays after an answer that ends with it
+        self._until_close = not self._keep_alive and status not in _BODILESS and not _is_delimited(self._headers)
         self._head = Head(status, self._headers)
 
     def on_message_complete(self) -> None:
@@ -327,7 +331,10 @@ class Connection(asyncio.Protocol):
             self._header_bytes = 0
         else:
             self._complete = True
-            self._keep_alive = self._parser.should_keep_alive()  # only true to the message while it is parsed
+
+
+def _is_delimited(headers: Headers) -> bool:
+    return any(name.lower() in _FRAMING for name, _ in headers)
 
 
 class Pool:

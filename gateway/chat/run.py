@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import Any
 
 from aiohttp import web
-from multidict import CIMultiDict
 
 from gateway.admission import Admission
 from gateway.answer import Answer as WholeAnswer
@@ -236,7 +235,7 @@ class _Sink:
     def when_gone(self, do: Callable[[], None] | None) -> None:
         """Nothing: it stays."""
 
-    def offer(self, data: bytes, _fields: CIMultiDict[str]) -> bool:
+    def offer(self, data: bytes, _fields: str) -> bool:
         if self.response is None and not data.startswith(b":"):  # a comment is nothing of the answer
             self.response = web.StreamResponse()
             self._run.exchange.status = self.response.status
@@ -244,10 +243,10 @@ class _Sink:
         self._run.take(self._run.answer.feed(data))
         return True
 
-    async def write(self, data: bytes, fields: CIMultiDict[str]) -> None:
+    async def write(self, data: bytes, fields: str) -> None:
         self.offer(data, fields)
 
-    async def finish(self, data: bytes, fields: CIMultiDict[str]) -> None:
+    async def finish(self, data: bytes, fields: str) -> None:
         self.offer(data, fields)
 
     async def fail(self, error: GatewayError, _sequence_number: int) -> None:
