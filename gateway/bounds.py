@@ -24,16 +24,15 @@ _SCHEMAS = (
     "guided_choice",
     "guided_grammar",
 )
-_BOUNDED = frozenset({*_TEXTS, *_TOKEN_IDS, *_TOOLS, *_SCHEMAS})
-_LOGPROBS = frozenset({"logprobs", "top_logprobs", "prompt_logprobs"})
+_LOGPROBS = ("logprobs", "top_logprobs", "prompt_logprobs")
+# what has a bound here, but for the prompts themselves: most bodies hold none of it
+BOUNDED = frozenset({*_TEXTS, *_TOKEN_IDS, *_TOOLS, *_SCHEMAS, *_LOGPROBS, "n", "best_of"})
 _HAVE_PROMPTS = frozenset({Api.COMPLETIONS, Api.OTHER})
 _INPUTS = ("input", "documents", "queries", "text_1", "text_2", "data_1", "data_2")
 
 
 def check_bounds(fields: Fields, settings: GatewaySettings) -> None:
     """Refuse lists and schemas that are too long. Raises BadRequest."""
-    if _BOUNDED.isdisjoint(fields):
-        return
     stop = read(fields, "stop", (str, list), "a string or an array of strings")
     if stop is not None:
         bound_bytes(fields, "stop", MAX_STOP_BYTES)
@@ -50,8 +49,6 @@ def check_bounds(fields: Fields, settings: GatewaySettings) -> None:
 
 def choices(fields: Fields, settings: GatewaySettings) -> int:
     """Return how many answers are asked for to each prompt."""
-    if "n" not in fields and "best_of" not in fields:
-        return 1
     n = count(fields, "n", 1, settings.max_choices)
     best_of = count(fields, "best_of", 1, settings.max_choices)
     return max(n or 1, best_of or 1)
@@ -80,10 +77,8 @@ def _bound_inputs(fields: Fields, most: int) -> None:
 
 def logprobs(fields: Fields, settings: GatewaySettings) -> int:
     """Return how many log probabilities are asked for at each token of the answer, the token's own among them."""
-    if _LOGPROBS.isdisjoint(fields):
-        return 0
     most, asked = settings.max_logprobs, 0
-    for name in ("logprobs", "top_logprobs", "prompt_logprobs"):
+    for name in _LOGPROBS:
         value = read(fields, name, (bool, int), "a boolean or an integer")
         if value is None or value is False:
             continue

@@ -23,6 +23,7 @@ _SAMPLE_BYTES = 8192
 _SLICE_BYTES = 512
 
 _BASE64 = _LETTERS + _DIGITS + b"+/=-_"
+_BACKSLASH = b"\\"
 _ESCAPED_SLASH = b"\\/"  # how some JSON writers put a slash
 _BASE64_STRING = re.compile(rb'"(?:data:[^",]{0,100},)?(?=[^"]{%d})(?:[A-Za-z0-9+/=_-]++|\\/)*+"' % _SLICE_BYTES)
 # What a picture costs depends on the model (256 for Gemma 3, 1,300 for 1024² pixels in Qwen2-VL).
@@ -31,13 +32,14 @@ IMAGE_TOKENS = 1024
 
 def estimate_prompt_tokens(text_bytes: bytes) -> int:
     """Tokens of a JSON text (a request's body, or its `messages`, `prompt` or `input`); base64 counts as one image."""
-    images = 0
-    if _holds_base64(text_bytes):
-        text_bytes, images = _BASE64_STRING.subn(b'""', text_bytes)
-    text = text_bytes if len(text_bytes) <= _SAMPLE_BYTES else b"".join(_sample(text_bytes))
-    scale = len(text_bytes) / max(1, len(text))
+    text, images, scale = text_bytes, 0, 1.0
+    if len(text) > _SLICE_BYTES and _holds_base64(text):
+        text, images = _BASE64_STRING.subn(b'""', text)
+    if len(text) > _SAMPLE_BYTES:
+        sample = b"".join(_sample(text))
+        text, scale = sample, len(text) / len(sample)
     is_ascii = text.isascii()
-    if is_ascii and b"\\u" in text:  # JSON with \uXXXX escapes: weigh what they stand for
+    if is_ascii and _BACKSLASH in text and b"\\u" in text:  # JSON with \uXXXX escapes: weigh what they stand for
         text = text.decode("raw_unicode_escape", "replace").encode("utf-8", "surrogatepass")
         is_ascii = False
     return round(_weigh(text, is_ascii=is_ascii) * scale) + images * IMAGE_TOKENS
@@ -59,8 +61,6 @@ def _slices(text: bytes) -> range:
 
 def _holds_base64(text: bytes) -> bool:
     """Whether a slice of it is nothing but base64; most others are known by their first space."""
-    if len(text) <= _SLICE_BYTES:
-        return False
     for at in _slices(text):
         if text.find(b" ", at, at + _SLICE_BYTES) < 0 and _is_base64(text[at : at + _SLICE_BYTES]):
             return True

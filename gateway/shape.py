@@ -9,7 +9,7 @@ from itertools import accumulate
 
 import msgspec
 
-from gateway.bounds import check_bounds, check_logprobs, choices, logprobs, prompts
+from gateway.bounds import BOUNDED, check_bounds, check_logprobs, choices, logprobs, prompts
 from gateway.config import GatewaySettings
 from gateway.context import Api
 from gateway.dialects.openai import metered_options
@@ -41,7 +41,8 @@ REFUSED_FIELDS = frozenset(
 # gpt-oss and others take their reasoning switches here, so this one passes in spite of its name
 _ALLOWED_TEMPLATE_ARGUMENTS = frozenset({"reasoning_effort", "enable_thinking", "thinking"})
 
-_NEEDS_A_LOOK = REFUSED_FIELDS | {"background"}
+# what most bodies have nothing of: looked for by name only in those that do
+_UNUSUAL = REFUSED_FIELDS | BOUNDED | {"background", "previous_response_id"}
 
 _OUTPUT_LIMITS = {
     Api.CHAT: ("max_completion_tokens", "max_tokens"),
@@ -87,11 +88,9 @@ class Shaped(msgspec.Struct, frozen=True, eq=False):
 
     def encode(self, priority: int) -> bytes:
         """Return the body for the engine, and let go of what it was made of. `priority` is vLLM's: lower goes first."""
-        if self.takes_priority:
-            self.fields["priority"] = encoded(priority)
         body = _encode(self.fields)
         self.fields.clear()
-        return body
+        return b'%b,"priority":%d}' % (body[:-1], priority) if self.takes_priority else body
 
 
 NOTHING = Shaped(
@@ -126,25 +125,30 @@ def shape(
     part of the prefix cache apart from others'.
     """
     fields = _parse(body, settings.max_json_depth)
-    _refuse_owned(fields)
+    per_prompt, each_logprobs, previous_response = 1, 0, None
+    is_unusual = not _UNUSUAL.isdisjoint(fields)
+    if is_unusual:
+        _refuse_owned(fields)
     check_media(fields, body, route.api, settings.media_domains)
-    check_bounds(fields, settings)
+    if is_unusual:
+        check_bounds(fields, settings)
+        per_prompt, each_logprobs = choices(fields, settings), logprobs(fields, settings)
+        previous_response = read(fields, "previous_response_id", str, "a string")
     asked_model = read(fields, "model", str, "a string")
     if asked_model is None or asked_model in settings.model_aliases:
         asked_model = model
         fields["model"] = encoded(model)
-    stream = bool(read(fields, "stream", bool, "a boolean"))
+    stream = "stream" in fields and bool(read(fields, "stream", bool, "a boolean"))
     has_options = route.api in _HAVE_STREAM_OPTIONS
     options = read(fields, "stream_options", dict, "an object") if has_options else None
-    per_prompt = choices(fields, settings)
     answers = per_prompt * prompts(route, fields, settings)
-    prompt = b" ".join(bytes(fields[name]) for name in route.prompt_fields if name in fields)
+    prompt = b" ".join([bytes(fields[name]) for name in route.prompt_fields if name in fields])
     estimate = estimate_prompt_tokens(prompt) if prompt else 0
     room = max_model_len - round(estimate * ESTIMATE_MARGIN) - TEMPLATE_TOKENS
     largest = min(max_model_len, plan_max_tokens or max_model_len)
     default = min(plan_default_tokens or settings.default_max_tokens, largest)
     limit = _output_limit(route, fields, default, largest=largest, room=room, bounded=plan_max_tokens is not None)
-    check_logprobs(logprobs(fields, settings), limit * answers, settings)
+    check_logprobs(each_logprobs, limit * answers, settings)
     show_usage = bool(options and options.get("include_usage"))
     show_running_usage = show_usage and bool(options and options.get("continuous_usage_stats"))
     show_token_ids = True
@@ -168,7 +172,7 @@ def shape(
         choices_per_prompt=per_prompt,
         max_tokens=limit * answers,
         prompt_estimate=estimate,
-        previous_response=read(fields, "previous_response_id", str, "a string"),
+        previous_response=previous_response,
     )
 
 
@@ -200,8 +204,6 @@ def _too_deep(max_depth: int) -> BadRequest:
 
 
 def _refuse_owned(fields: Fields) -> None:
-    if _NEEDS_A_LOOK.isdisjoint(fields):
-        return
     for name in REFUSED_FIELDS & fields.keys():
         value = decode(fields[name], name)
         if value is None:
