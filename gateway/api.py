@@ -87,23 +87,23 @@ class EngineApi:
         exchange.bytes_in = len(body)
         if self._kept_bodies is not None:
             exchange.bodies = Bodies(body, self._kept_bodies)
+        plan = self._limits.plans.of(principal)
         shaped = shape(
             route,
             body,
             settings=self._settings,
             model=self._engine_model,
             max_model_len=self._max_model_len,
-            plan_max_tokens=self._limits.plans.max_tokens(principal),
-            plan_default_tokens=self._limits.plans.default_max_tokens(principal),
+            plan_max_tokens=plan.max_tokens,
+            plan_default_tokens=plan.default_max_tokens,
             cache_salt=self._salts.of(principal),
         )
         exchange.model, exchange.stream = shaped.model, shaped.stream
         self._check_model(principal, shaped.model)
         if shaped.previous_response is not None:
             await self._check_owner(principal, shaped.previous_response)
-        rank = self._limits.plans.rank(principal)
-        if not self._admission.has_room(rank):
-            await self._admission.admit(rank)
+        if not self._admission.has_room(plan.priority):
+            await self._admission.admit(plan.priority)
         running = await self._reserve(exchange, shaped)
         priority = self._limits.plans.priority(principal, running)
         if place := self._admission.enter(exchange, priority):

@@ -102,7 +102,7 @@ class Limits:
         corrected = self._corrections.of(model).apply(prompt_tokens) if prompt_tokens else 0
         exchange.prompt_estimate = min(corrected, self._max_prompt)
         reservation_id = new_id()  # not the request id, which a client may choose and repeat
-        plan = self.plans.plan(principal)
+        plan = self.plans.of(principal).name
         rules = self.plans.rules(principal, model)
         try:
             verdict = await self._limiter.acquire(reservation_id, rules, exchange.prompt_estimate + max_tokens)
@@ -110,7 +110,7 @@ class Limits:
             self._due[reservation_id] = 0
             self._wake.set()
             raise
-        if not verdict.allowed:
+        if verdict.refusal is not None:
             return self._patient(verdict, plan)
         self._reservations[id(exchange)] = _Reservation(
             exchange, reservation_id, plan, model, prompt_tokens, time.monotonic()

@@ -55,7 +55,11 @@ class Pace:
 
     def room(self, backlog: int) -> int:
         """The largest amount that one charge could have now."""
-        return max(0, (self.depth - backlog) * self.per_minute // MINUTE)
+        return (self.depth - backlog) * self.per_minute // MINUTE if backlog < self.depth else 0
+
+    def count(self, backlog: int) -> int:
+        """How many charges of one could be made now."""
+        return (self.depth - backlog) // -(-MINUTE // self.per_minute) if backlog < self.depth else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +137,8 @@ class Verdict(msgspec.Struct, frozen=True):
     @property
     def budget_used(self) -> float:
         """The share of the day's or month's tokens that is taken, of the budget that has most; 0 without any."""
-        budgets = (rate for rate in (self.day, self.month) if rate is not None)
-        return max((1 - rate.remaining / rate.limit for rate in budgets), default=0.0)
+        day = 0.0 if self.day is None else 1 - self.day.remaining / self.day.limit
+        return day if self.month is None else max(day, 1 - self.month.remaining / self.month.limit)
 
 
 class Limiter(Protocol):

@@ -12,19 +12,21 @@ from typing import NamedTuple
 from gateway.config import Config, PlanSettings
 from gateway.context import Principal, Via
 from gateway.headers import fields_in
-from gateway.limits.limiter import Allowance, Kind, Pace, Rate, Refusal, Rule, Verdict
+from gateway.limits.limiter import Allowance, Kind, Pace, Refusal, Rule, Verdict
 
 # Who sits before the chat goes before programs of the same plan, up to so many requests in flight more than theirs.
 CHAT_LEAD = 5
 KNOWN_CALLERS = 4096  # whose rules are kept
 
 
-class _Plan(NamedTuple):
+class Plan(NamedTuple):
+    """One plan, as the request path asks for it."""
+
     name: str
     allowance: Allowance
-    priority: int
-    max_tokens: int | None
-    default_max_tokens: int | None
+    priority: int  # the engine's: lower ones go first
+    max_tokens: int | None  # the largest output that a request may ask for; None is unlimited
+    default_max_tokens: int | None  # the output limit of a request that names none; None: the gateway's default
 
 
 class Plans:
@@ -37,7 +39,7 @@ class Plans:
                 raise ValueError(f"plans: there is no plan {name!r}, which auth gives by default")
         self._default = config.auth.default_plan
         self._plans = {
-            name: _Plan(name, allowance(plan), plan.priority, plan.max_tokens, plan.default_max_tokens)
+            name: Plan(name, allowance(plan), plan.priority, plan.max_tokens, plan.default_max_tokens)
             for name, plan in config.plans.items()
         }
         self._teams = {name: Rule(f"team:{name}", allowance(plan)) for name, plan in config.limits.team.items()}
@@ -45,11 +47,8 @@ class Plans:
         self._total = Rule("total", allowance(config.limits.total)) if config.limits.total else None
         self._rules: dict[tuple[str, str, str | None, str | None], tuple[Rule, ...]] = {}  # the same few callers come
 
-    def plan(self, principal: Principal) -> str:
-        """The name of the caller's plan; one that is no longer configured falls back to the default plan."""
-        return self._of(principal).name
-
-    def _of(self, principal: Principal) -> "_Plan":
+    def of(self, principal: Principal) -> Plan:
+        """The caller's plan; one that is no longer configured falls back to the default plan."""
         return self._plans.get(principal.plan) or self._plans[self._default]
 
     def rules(self, principal: Principal, model: str | None) -> tuple[Rule, ...]:
@@ -61,7 +60,7 @@ class Plans:
         who = (principal.plan, principal.subject, principal.team, model)
         rules = self._rules.get(who)
         if rules is None:
-            plan = self._of(principal)
+            plan = self.of(principal)
             own = Rule(f"subject:{plan.name}:{principal.subject}", plan.allowance)
             shared = (self._teams.get(principal.team or ""), self._models.get(model or ""), self._total)
             if len(self._rules) >= KNOWN_CALLERS:
@@ -69,24 +68,12 @@ class Plans:
             rules = self._rules[who] = (own, *filter(None, shared))
         return rules
 
-    def rank(self, principal: Principal) -> int:
-        """The priority of the caller's plan; lower ones go first."""
-        return self._of(principal).priority
-
     def priority(self, principal: Principal, running: int) -> int:
         """VLLM's priority (lower goes first): the plan's, plus the caller's requests in flight: fair share.
 
         Programs (tokens) go after people (sessions) of their plan.
         """
-        return self.rank(principal) + running + (0 if principal.via is Via.SESSION else CHAT_LEAD)
-
-    def max_tokens(self, principal: Principal) -> int | None:
-        """The largest output that the caller's plan lets a request ask for; None is unlimited."""
-        return self._of(principal).max_tokens
-
-    def default_max_tokens(self, principal: Principal) -> int | None:
-        """The output limit of a request of the caller's plan that names none; None: the gateway's default."""
-        return self._of(principal).default_max_tokens
+        return self.of(principal).priority + running + (0 if principal.via is Via.SESSION else CHAT_LEAD)
 
 
 def allowance(settings: PlanSettings) -> Allowance:
@@ -109,16 +96,27 @@ def rate_lines(verdict: Verdict) -> str:
     """
     lines = ""
     if rate := verdict.requests:
-        lines = _rate("requests", rate)
+        lines = f"{_limit('requests', rate.limit)}{rate.remaining}{_reset('requests', rate.reset)}"
     if rate := verdict.tokens:
-        lines += _rate("tokens", rate)
+        lines += f"{_limit('tokens', rate.limit)}{rate.remaining}{_reset('tokens', rate.reset)}"
     if rate := verdict.concurrent:
-        lines += f"x-ratelimit-limit-concurrent: {rate.limit}\r\nx-ratelimit-remaining-concurrent: {rate.remaining}\r\n"
+        lines += f"{_limit('concurrent', rate.limit)}{rate.remaining}\r\n"
     if rate := verdict.day:
-        lines += _rate("tokens-day", rate)
+        lines += f"{_limit('tokens-day', rate.limit)}{rate.remaining}{_reset('tokens-day', rate.reset)}"
     if rate := verdict.month:
-        lines += _rate("tokens-month", rate)
+        lines += f"{_limit('tokens-month', rate.limit)}{rate.remaining}{_reset('tokens-month', rate.reset)}"
     return lines
+
+
+@lru_cache(maxsize=256)
+def _limit(what: str, limit: int) -> str:
+    """What stands before the number that is left."""
+    return f"x-ratelimit-limit-{what}: {limit}\r\nx-ratelimit-remaining-{what}: "
+
+
+def _reset(what: str, seconds: float) -> str:
+    """What stands behind it."""
+    return f"\r\nx-ratelimit-reset-{what}: {go_duration(seconds) if seconds else '0s'}\r\n"
 
 
 def headers(verdict: Verdict) -> dict[str, str]:
@@ -156,7 +154,11 @@ _WHOSE = {"subject": "your", "team": "your team's", "model": "the model's", "tot
 
 
 def go_duration(seconds: float) -> str:
-    """Seconds as Go prints a time.Duration (`12ms`, `1s`, `6m0s`), rounded up to milliseconds."""
+    """Seconds as Go prints a time.Duration (`12ms`, `1s`, `6m0s`), rounded up to milliseconds; from an hour on to whole
+    seconds, which the same text serves for that long.
+    """
+    if seconds >= _HOUR:
+        return _go_duration(math.ceil(seconds) * 1000)
     return _go_duration(math.ceil(seconds * 1000))
 
 
@@ -174,8 +176,4 @@ def _go_duration(milliseconds: int) -> str:
     return f"{minutes}m{rest}" if minutes else rest
 
 
-def _rate(what: str, rate: Rate) -> str:
-    return (
-        f"x-ratelimit-limit-{what}: {rate.limit}\r\nx-ratelimit-remaining-{what}: {rate.remaining}\r\n"
-        f"x-ratelimit-reset-{what}: {go_duration(rate.reset)}\r\n"
-    )
+_HOUR = 3600

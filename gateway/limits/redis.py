@@ -8,7 +8,6 @@ import hashlib
 import uuid
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ GIVEN_UP_SECONDS = 0.05
 PACKED_RULES = 4096  # kept as they go over the wire
 _ACQUIRE_PARTS, _RULE_PARTS = 17, 8  # arguments of acquire's command besides its rules, and of each rule
 _NOW = 2  # where acquire's reply has the server's time
-_ACCOUNT_FIELDS = 7  # of each account in acquire's reply
+_FIRST_ACCOUNT, _ACCOUNT_FIELDS = 5, 7  # where the accounts begin in it, and what each has
 
 
 class RedisLimiter:
@@ -62,20 +61,23 @@ class RedisLimiter:
         self._script = script
         self._hash = hashlib.sha1(script).hexdigest()  # noqa: S324 - EVALSHA's own
         self._head = _bulks(("EVALSHA", self._hash, 1, self._prefix, "acquire"))
+        self._reserving = _bulks((self._lease, FORGET_AFTER, 0))
+        self._days = self._months = (0, 0, 0)
+        self._packed_periods = ""  # those days and months
         self._rules: dict[str, tuple[Allowance, str]] = {}
         self._probes: deque[str] = deque(maxlen=8)  # that were not settled yet
 
     def acquire(self, reservation_id: str, rules: Sequence[Rule], tokens: int) -> Coroutine[Any, Any, Verdict]:
         """See Limiter.acquire."""
-        return self._acquire(reservation_id, rules, tokens, lease=self._lease, forget_after=FORGET_AFTER, force=0)
+        return self._acquire(reservation_id, rules, tokens, self._reserving)
 
     async def enter(self, reservation_id: str, rules: Sequence[Rule], tokens: int) -> None:
         """Charge a request that runs already, whatever the limits say. Repeating it changes nothing."""
-        await self._acquire(reservation_id, rules, tokens, lease=self._lease, forget_after=FORGET_AFTER, force=1)
+        await self._acquire(reservation_id, rules, tokens, _bulks((self._lease, FORGET_AFTER, 1)))
 
     async def book(self, entry_id: str, rules: Sequence[Rule], tokens: int) -> None:
         """Charge what has been used already. Repeating it within a day changes nothing."""
-        await self._acquire(entry_id, rules, tokens, lease=0, forget_after=24 * 3600 * SECOND, force=1)
+        await self._acquire(entry_id, rules, tokens, _bulks((0, 24 * 3600 * SECOND, 1)))
 
     async def probe(self) -> None:
         """Raise RedisAway unless it counts. As a real request, it fails on a full memory and on a replica, too."""
@@ -86,19 +88,18 @@ class RedisLimiter:
         await self.settle(dict.fromkeys(self._probes, 0))  # earlier ones may have been entered without an answer
         self._probes.clear()
 
-    async def _acquire(
-        self, reservation_id: str, rules: Sequence[Rule], tokens: int, *, lease: int, forget_after: int, force: int
-    ) -> Verdict:
+    async def _acquire(self, reservation_id: str, rules: Sequence[Rule], tokens: int, how: str) -> Verdict:
+        """`how`, as it goes over the wire: microseconds of the lease, those until it is forgotten, whether by force."""
         valid_until = "" if self._ahead is None else self._clock() + self._ahead + self._patience
-        how, periods = (lease, forget_after, force), self._periods()
-        ours = f"{_bulk(reservation_id)}{_bulk(tokens)}{_same_bulks(how)}{_bulk(valid_until)}{_same_bulks(periods)}"
         count = _ACQUIRE_PARTS + _RULE_PARTS * len(rules)
-        command = f"*{count}\r\n{self._head}{ours}{''.join(map(self._packed, rules))}"
-        reply = await self._link.send(command.encode())
+        arguments = (
+            f"{_bulk(reservation_id)}{_bulk(tokens)}{how}{_bulk(valid_until)}{self._periods()}"
+            f"{''.join([self._packed(rule) for rule in rules])}"
+        )
+        reply = await self._link.send(f"*{count}\r\n{self._head}{arguments}".encode())
         if isinstance(reply, hiredis.ReplyError):
-            asked = [part for rule in rules for part in (rule.key, *_wire(rule.allowance))]
-            arguments = (reservation_id, tokens, *how, valid_until, *periods, *asked)
-            reply = await self._without_hash(reply, (1, self._prefix, "acquire", *arguments))
+            head = _bulks(("EVAL", self._script.decode(), 1, self._prefix, "acquire"))
+            reply = await self._without_hash(reply, f"*{count}\r\n{head}{arguments}".encode())
         self._ahead = reply[_NOW] - self._clock()
         return _read(reply, rules, tokens)
 
@@ -125,20 +126,27 @@ class RedisLimiter:
     async def settle(self, used: Mapping[str, int]) -> None:
         """See Limiter.settle."""
         for some in _chunks(used.items(), MOST_AT_ONCE):
-            await self._call("settle", [*self._periods(), *(part for pair in some for part in pair)])
+            self._periods()
+            await self._call("settle", [*self._days, *self._months, *(part for pair in some for part in pair)])
 
-    def _periods(self) -> tuple[int, ...]:
+    def _periods(self) -> str:
+        """The days and months that are near, as they go over the wire."""
         now = self._wall()
-        return self._calendar.days(now) + self._calendar.months(now)
+        days, months = self._calendar.days(now), self._calendar.months(now)
+        if days is not self._days or months is not self._months:
+            self._days, self._months, self._packed_periods = days, months, _bulks(days + months)
+        return self._packed_periods
 
     async def _call(self, operation: str, arguments: Sequence[str | int]) -> Any:
         tail = (1, self._prefix, operation, *arguments)
         reply = await self._link.call("EVALSHA", self._hash, *tail)
-        return await self._without_hash(reply, tail) if isinstance(reply, hiredis.ReplyError) else reply
+        if isinstance(reply, hiredis.ReplyError):
+            return await self._without_hash(reply, hiredis.pack_command(("EVAL", self._script, *tail)))  # type: ignore[arg-type]
+        return reply
 
-    async def _without_hash(self, error: hiredis.ReplyError, tail: Sequence[str | int]) -> Any:
+    async def _without_hash(self, error: hiredis.ReplyError, command: bytes) -> Any:
         """Redis refused a call by the script's hash: send the script, if that is what it lacks."""
-        reply = await self._link.call("EVAL", self._script, *tail) if str(error).startswith("NOSCRIPT") else error
+        reply = await self._link.send(command) if str(error).startswith("NOSCRIPT") else error
         if isinstance(reply, hiredis.ReplyError):
             raise self._link.refused(reply)
         return reply
@@ -155,9 +163,6 @@ def _bulks(parts: Sequence[str | int]) -> str:
     return "".join(f"${len(text.encode())}\r\n{text}\r\n" for text in map(str, parts))
 
 
-_same_bulks = lru_cache(maxsize=16)(_bulks)  # of what is the same with many commands
-
-
 def _wire(allowance: Allowance) -> tuple[str | int, ...]:
     """An allowance as the script reads it; '' is unlimited."""
     requests, tokens = allowance.requests, allowance.tokens
@@ -172,12 +177,12 @@ def _wire(allowance: Allowance) -> tuple[str | int, ...]:
 
 
 def _read(reply: list[int], rules: Sequence[Rule], tokens: int) -> Verdict:
-    allowed, running, now, day_end, month_end = reply[:5]
+    allowed, running, now, day_end, month_end = reply[:_FIRST_ACCOUNT]
     moment = Moment(now, day_end - now, month_end - now)
-    standings = [
-        Standing(rule, *reply[at : at + _ACCOUNT_FIELDS])
-        for rule, at in zip(rules, range(5, len(reply), _ACCOUNT_FIELDS), strict=True)
-    ]
+    standings, at = [], _FIRST_ACCOUNT
+    for rule in rules:
+        standings.append(Standing(rule, *reply[at : at + _ACCOUNT_FIELDS]))
+        at += _ACCOUNT_FIELDS
     return verdict(None if allowed else refusal(standings, tokens, moment), running, standings, moment)
 
 

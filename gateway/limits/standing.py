@@ -57,25 +57,26 @@ def verdict(refused: Refusal | None, running: int, standings: Sequence[Standing]
     concurrent: Rate | None = None
     day: Rate | None = None
     month: Rate | None = None
+    now = moment.now
     for standing in standings:
         allowance = standing.rule.allowance
         if pace := allowance.requests:
-            backlog = max(0, standing.requests_square_at - moment.now)
-            rate = Rate(pace.per_minute, max(0, (pace.depth - backlog) // pace.cost(1)), backlog / SECOND)
+            backlog = standing.requests_square_at - now if standing.requests_square_at > now else 0
+            rate = Rate(pace.per_minute, pace.count(backlog), backlog / SECOND)
             requests = rate if requests is None else _tighter(requests, rate)
         if pace := allowance.tokens:
-            backlog = max(0, standing.tokens_square_at - moment.now)
+            backlog = standing.tokens_square_at - now if standing.tokens_square_at > now else 0
             rate = Rate(pace.per_minute, pace.room(backlog), backlog / SECOND)
             tokens = rate if tokens is None else _tighter(tokens, rate)
         if (most := allowance.concurrent) is not None:
-            until = standing.last_lease_until - moment.now if standing.leases else 0
-            rate = Rate(most, max(0, most - standing.leases), until / SECOND)
+            until = standing.last_lease_until - now if standing.leases else 0
+            rate = Rate(most, _left(most, standing.leases), until / SECOND)
             concurrent = rate if concurrent is None else _tighter(concurrent, rate)
         if (budget := allowance.tokens_per_day) is not None:
-            rate = Rate(budget, max(0, budget - standing.day_tokens), moment.day_left / SECOND)
+            rate = Rate(budget, _left(budget, standing.day_tokens), moment.day_left / SECOND)
             day = rate if day is None else _tighter(day, rate)
         if (budget := allowance.tokens_per_month) is not None:
-            rate = Rate(budget, max(0, budget - standing.month_tokens), moment.month_left / SECOND)
+            rate = Rate(budget, _left(budget, standing.month_tokens), moment.month_left / SECOND)
             month = rate if month is None else _tighter(month, rate)
     return Verdict(refused, running, requests, tokens, concurrent, day, month)
 
@@ -107,6 +108,10 @@ def _obstacles(standing: Standing, tokens: int, moment: Moment) -> Iterator[tupl
 
 def _over(pace: Pace, square_at: int, now: int, amount: int) -> int:
     return max(square_at - now, 0) + pace.cost(amount) - pace.depth
+
+
+def _left(limit: int, taken: int) -> int:
+    return limit - taken if limit > taken else 0
 
 
 def _tighter(one: Rate, other: Rate) -> Rate:
