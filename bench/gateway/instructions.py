@@ -2,10 +2,10 @@
 
     python -m bench.gateway.instructions [--body whole] [--out callgrind.out]
 
-Counts what the process does outside the kernel, less what it does in as many seconds without requests: valgrind makes
-everything fifty times slower, so that what happens once a second would weigh more than it does. Versions compare to
-about 1 % at like numbers of requests.
-`callgrind_annotate OUT.1` shows where they went, OUT.2 the rest. Needs valgrind.
+Counts what the process does outside the kernel, its threads included. What it does every second or oftener is put off:
+valgrind makes everything fifty times slower, so that it would weigh more than it does; the reading of usage from the
+record is not counted for that reason. A stream has three chunks. `callgrind_annotate OUT.1` shows where they went.
+Needs valgrind.
 """
 
 import argparse
@@ -13,7 +13,6 @@ import contextlib
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,9 +21,26 @@ from unittest import mock
 from bench.gateway import host, peers
 from bench.gateway.measures import started
 from gatehouse.cli import main as gatehouse
+from gateway import admission, engine, metrics, usage_book
+from gateway.auth import setup
+from gateway.chat import mirror
+from gateway.connections import register
 from gateway.redis.link import Link
 
-WARM_SECONDS, COUNTED_SECONDS = 8, 12
+WARM, COUNTED = 300, 1000  # requests
+MOST_SECONDS = 300.0
+CHUNKS = 3  # of a stream
+# between two times of what is done again and again
+REPEATED = (
+    (admission, "ASK_SECONDS"),
+    (engine, "POLL_SECONDS"),
+    (metrics, "LAG_INTERVAL"),
+    (mirror, "IDLE_SECONDS"),
+    (register, "SWEEP_SECONDS"),
+    (setup, "WATCH_SECONDS"),
+    (usage_book, "READ_SECONDS"),
+)
+PUT_OFF_SECONDS = 3600.0
 PATIENCE_SECONDS = 20.0  # for Redis: the gateway's own 0.1 s are over before its loop has turned once
 
 
@@ -47,23 +63,15 @@ def count(body: str, out: Path) -> tuple[int, int]:
         started() as bench,
         bench.before(peers.gatehouse()) as peer,
     ):
-        bench.control()
-        bench.load(peer, "closed", body, c=16, t=WARM_SECONDS)
-        _control(peer.pids[0], "-i", "on")
+        bench.control(chunks=CHUNKS)
         mode = "stream" if "stream" in body else "closed"
-        report = bench.load(peer, mode, body, c=16, t=COUNTED_SECONDS)
-        _control(peer.pids[0], "-i", "off")
-        _control(peer.pids[0], "-d")
+        bench.load(peer, mode, body, c=16, n=WARM, t=MOST_SECONDS)
         _control(peer.pids[0], "-i", "on")
-        time.sleep(COUNTED_SECONDS)
+        report = bench.load(peer, mode, body, c=16, n=COUNTED, t=MOST_SECONDS)
         _control(peer.pids[0], "-i", "off")
         _control(peer.pids[0], "-d")
-    return int(report["ok"]), _total(out, 1) - _total(out, 2)
-
-
-def _total(out: Path, dump: int) -> int:
-    written = out.with_name(f"{out.name}.{dump}").read_text("ascii", "replace").splitlines()
-    return next(int(line.split()[1]) for line in written if line.startswith("totals:"))
+    written = out.with_name(f"{out.name}.1").read_text("ascii", "replace").splitlines()
+    return int(report["ok"]), next(int(line.split()[1]) for line in written if line.startswith("totals:"))
 
 
 def _control(pid: int, *what: str) -> None:
@@ -87,7 +95,11 @@ def _counted(out: Path) -> Any:
 def serve() -> None:
     """The gateway's command, which waits for Redis for as long as valgrind makes it."""
     init = Link.__init__
-    with mock.patch.object(Link, "__init__", lambda self, to, _, lost: init(self, to, PATIENCE_SECONDS, lost)):
+    with contextlib.ExitStack() as stack:
+        for module, seconds in REPEATED:
+            stack.enter_context(mock.patch.object(module, seconds, PUT_OFF_SECONDS))
+        patient = mock.patch.object(Link, "__init__", lambda self, to, _, lost: init(self, to, PATIENCE_SECONDS, lost))
+        stack.enter_context(patient)
         gatehouse()
 
 
