@@ -15,6 +15,7 @@ from aiohttp.web_request import BaseRequest
 
 from gateway.context import Api, Exchange
 
+_MESSAGES = Api.MESSAGES  # enum's members are slow to name
 _BODILESS = frozenset({204, 304})  # RFC 9110, sections 15.3.5 and 15.4.5
 
 
@@ -84,7 +85,7 @@ class Answer(web.StreamResponse):
 def own_lines(exchange: Exchange) -> str:
     """What every answer to a request says, as lines of its head, each with its line break."""
     lines = f"x-request-id: {exchange.request_id}\r\nServer: gatehouse\r\n"  # aiohttp would name itself
-    if exchange.api is Api.MESSAGES:
+    if exchange.api is _MESSAGES:
         lines += f"request-id: {exchange.request_id}\r\n"  # where Anthropic's clients look for it
     for name, value in exchange.headers.items():
         lines += f"{name}: {value}\r\n"

@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from functools import partial
 
 import msgspec
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
 from gateway.admission import Admission
@@ -27,6 +27,7 @@ from gateway.routes import ENGINE_ROUTES, Route
 from gateway.section import plain
 from gateway.shape import NOTHING, Shaped, shape
 
+_SESSION = Via.SESSION  # enum's members are slow to name
 RESPONSE_ID = re.compile(r"resp_[A-Za-z0-9_-]{1,128}", re.ASCII)
 
 
@@ -122,7 +123,7 @@ class EngineApi:
         known = self._authenticator.by_token(request)
         principal = exchange.principal = known or await self._authenticator.authenticate(request)
         exchange.authenticated_at = time.monotonic()
-        require_scope(principal, "chat" if principal.via is Via.SESSION else "api")
+        require_scope(principal, "chat" if principal.via is _SESSION else "api")
         return principal
 
     async def _reserve(self, exchange: Exchange, shaped: Shaped) -> int:
@@ -206,13 +207,15 @@ def may_use(principal: Principal, model: str) -> bool:
 
 async def read_json_body(request: web.Request, settings: GatewaySettings) -> bytes:
     """Return the body of a JSON request, bounded in size and time."""
-    limit = settings.max_body_bytes
-    if request.headers.get("Content-Type") != "application/json" != request.content_type:
+    limit, headers, content = settings.max_body_bytes, request.headers, request.content
+    if headers.get(hdrs.CONTENT_TYPE) != "application/json" != request.content_type:
         raise UnsupportedMedia("The body must be JSON: send Content-Type: application/json.")
-    if any(coding.lower() != "identity" for coding in request.headers.getall("Content-Encoding", ())):
+    if hdrs.CONTENT_ENCODING in headers and any(
+        coding.lower() != "identity" for coding in headers.getall(hdrs.CONTENT_ENCODING)
+    ):
         raise UnsupportedMedia("The body must not be compressed: send it without Content-Encoding.")
-    if request.content.is_eof():  # it is here already: no deadline needed
-        body = request.content.read_nowait(-1)
+    if content.is_eof():  # it is here already: no deadline needed
+        body = content.read_nowait(-1)
         if len(body) <= limit:
             return body
         raise TooLarge(f"The body is too large: {len(body)} bytes, at most {limit} are allowed.")

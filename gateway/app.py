@@ -10,7 +10,7 @@ from importlib.metadata import version
 from typing import Any
 
 import msgspec
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
 from gateway.admin import create_admin_app, described
@@ -127,7 +127,7 @@ class Gateway:
         """
         path = request.raw_path
         handler = self.api.handlers.get(path) if request.method == "POST" else None
-        if handler is None or "Expect" in request.headers:  # the application says 100 Continue
+        if handler is None or hdrs.EXPECT in request.headers:  # the application says 100 Continue
             return handle(request)
         return self.observer.observe(request, handler, path)
 

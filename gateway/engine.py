@@ -195,7 +195,6 @@ class Engine:
             request_id=new_id(),
             api_key=self.api_key,
             length=len(body),
-            fields=(),
         )
         try:
             async with asyncio.timeout(ASK_SECONDS):

@@ -8,6 +8,8 @@ is in front: an engine that was taken over must not get at browsers and nginx.
 from collections.abc import Iterable
 from functools import lru_cache
 
+from multidict import CIMultiDict, CIMultiDictProxy, istr
+
 from gateway.trace_context import TraceContext
 
 # RFC 9110 section 7.6.1, and the older fields that proxies must not pass
@@ -26,7 +28,10 @@ HOP_BY_HOP = frozenset(
 )
 
 # what the client may say to the engine; everything else (credentials, cookies, forwarding and identity) stays here
-TO_ENGINE = frozenset({"accept", "accept-language", "traceparent", "tracestate", "anthropic-version", "anthropic-beta"})
+TO_ENGINE: frozenset[str] = frozenset(
+    map(istr, ("accept", "accept-language", "traceparent", "tracestate", "anthropic-version", "anthropic-beta"))
+)
+NOTHING_ASKED = CIMultiDictProxy(CIMultiDict[str]())  # the fields of who sent none
 
 NOT_FROM_ENGINE = HOP_BY_HOP | {
     "content-length",  # aiohttp writes it from the body
@@ -67,7 +72,7 @@ def request_head(
     request_id: str,
     api_key: str | None,
     length: int,
-    fields: Iterable[tuple[str, str]],
+    fields: CIMultiDictProxy[str] = NOTHING_ASKED,
     trace: TraceContext | None = None,
 ) -> bytes:
     """Build the head of the request to the engine.
@@ -76,18 +81,16 @@ def request_head(
     `trace`: the engine's span becomes the child of ours; where there is none, of the client's.
     A value with a control character cannot come through aiohttp's parser, and is dropped here all the same.
     """
-    lines = [
-        _same_for_all(method, target, authority, api_key),
-        f"X-Request-Id: {request_id}",
-        f"Content-Length: {length}",
-    ]
-    passing = TO_ENGINE
+    lines, passing = "", TO_ENGINE
     if trace is not None:
-        lines.append(f"traceparent: {trace.header()}")
+        lines = f"traceparent: {trace.header()}\r\n"
         # `tracestate` belongs to the trace that is continued
         passing -= {"traceparent"} if trace.parent_id is not None else {"traceparent", "tracestate"}
-    lines += [f"{name}: {value}" for name, value in fields if name.lower() in passing and value.isprintable()]
-    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1", "ignore")
+    for name in passing:
+        if name in fields:
+            lines += "".join([f"{name}: {value}\r\n" for value in fields.getall(name) if value.isprintable()])
+    ours = f"X-Request-Id: {request_id}\r\nContent-Length: {length}\r\n"
+    return f"{_same_for_all(method, target, authority, api_key)}{ours}{lines}\r\n".encode("latin-1", "ignore")
 
 
 @lru_cache(maxsize=256)
@@ -101,7 +104,7 @@ def _same_for_all(method: str, target: str, authority: str, api_key: str | None)
     ]
     if api_key is not None:
         lines.append(f"Authorization: Bearer {api_key}")
-    return "\r\n".join(lines)
+    return "".join(f"{line}\r\n" for line in lines)
 
 
 def fields_in(lines: str) -> dict[str, str]:

@@ -12,9 +12,9 @@ from collections.abc import Awaitable, Callable, Iterable
 from functools import lru_cache, partial
 from typing import Any
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
-from multidict import CIMultiDict
+from multidict import CIMultiDict, istr
 
 from gateway.answer import Answer, own_lines
 from gateway.context import EXCHANGE, Api, Exchange, Outcome
@@ -42,6 +42,15 @@ _STRANGE_PATH = re.compile(r"//|%|\\|;|#|\.\.|[^\x21-\x7e]")
 _HOST = re.compile(r"[A-Za-z0-9._~-]*(?::[0-9]*)?|\[[0-9A-Fa-f:.]+\](?::[0-9]*)?", re.ASCII)
 _VERSIONS = {(1, 1), (1, 0)}
 
+_REQUEST_ID = istr("X-Request-Id")
+_UNMATCHED = "unmatched"
+_APIS = {
+    "/v1/chat/completions": Api.CHAT,
+    "/v1/completions": Api.COMPLETIONS,
+    "/v1/messages": Api.MESSAGES,
+    "/v1/messages/count_tokens": Api.MESSAGES,
+}
+_COMPLETE = Outcome.COMPLETE  # enum's members are slow to name
 _CLOSE = {"Connection": "close"}
 CLIENT_CLOSED_REQUEST = 499  # nginx's status for a client that left before the answer
 
@@ -117,13 +126,13 @@ class Observer:
             exchange.headers["Connection"] = "close"
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - a coroutine that runs has one
-        self._enter(task, request)
+        self._enter(task, request, exchange)
         try:
             check_framing(request)
             response = await handler(request)
             if not exchange.carried_on:
                 exchange.status = response.status
-                exchange.end(Outcome.COMPLETE if response.status < 400 else Outcome.REJECTED)
+                exchange.end(_COMPLETE if exchange.status < 400 else Outcome.REJECTED)
         except asyncio.CancelledError:
             if exchange.carried_on:
                 raise
@@ -136,11 +145,11 @@ class Observer:
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer in the API's shape
             response = self._answer(exchange, error)
         finally:
-            self._leave(task)
+            self._leave(task, exchange)
             if not exchange.carried_on:
                 exchange.ended = time.monotonic()
                 self._finish(exchange)
-        if "Upgrade" in request.headers:
+        if hdrs.UPGRADE in request.headers:
             response.force_close()  # aiohttp 3.14 never reads what comes behind an upgrade that it did not make
         if not isinstance(response, Answer) and not response.prepared:  # that one says it by itself
             response.headers.update(fields_in(own_lines(exchange)))
@@ -155,14 +164,15 @@ class Observer:
         async def go() -> None:
             await work()
 
-        request[EXCHANGE].carried_on = True
+        exchange = request[EXCHANGE]
+        exchange.carried_on = True
         task = asyncio.create_task(go())
-        self._enter(task, request)
-        task.add_done_callback(partial(self._carried, request[EXCHANGE]))
+        self._enter(task, request, exchange)
+        task.add_done_callback(partial(self._carried, exchange))
         return task
 
     def _carried(self, exchange: Exchange, task: asyncio.Task[None]) -> None:
-        self._leave(task)
+        self._leave(task, exchange)
         if task.cancelled():
             exchange.status = exchange.status or CLIENT_CLOSED_REQUEST
             exchange.end(Outcome.SHUTDOWN if self._draining() else Outcome.CLIENT_GONE, "client_gone")
@@ -174,15 +184,16 @@ class Observer:
         exchange.ended = time.monotonic()
         self._finish(exchange)
 
-    def _enter(self, task: asyncio.Task[Any], request: web.Request) -> None:
+    def _enter(self, task: asyncio.Task[Any], request: web.Request, exchange: Exchange) -> None:
         self._running[task] = request
-        if request[EXCHANGE].route not in self._watching:
+        if exchange.route not in self._watching:
+            if not self.in_flight:
+                self._idle.clear()
             self.in_flight += 1
-            self._idle.clear()
 
-    def _leave(self, task: asyncio.Task[Any]) -> None:
-        request = self._running.pop(task)
-        if request[EXCHANGE].route not in self._watching:
+    def _leave(self, task: asyncio.Task[Any], exchange: Exchange) -> None:
+        del self._running[task]
+        if exchange.route not in self._watching:
             self.in_flight -= 1
             if not self.in_flight:
                 self._idle.set()
@@ -210,12 +221,13 @@ def check_framing(request: web.Request) -> None:
     A coding beside chunked; chunks in HTTP/1.0, which has none (RFC 9112, section 6.1); a version that is not spoken
     here, or none; a Host that is no host.
     """
-    coding = request.headers.get("Transfer-Encoding")
+    headers = request.headers
+    coding = headers.get(hdrs.TRANSFER_ENCODING)
     if coding is not None and (coding.strip(" \t").lower() != "chunked" or request.version != (1, 1)):
         raise BadRequest("The only coding is `Transfer-Encoding: chunked`, in HTTP/1.1.", headers=_CLOSE)
     if request.version not in _VERSIONS:
         raise BadRequest("Only HTTP/1.1 and HTTP/1.0 are spoken here.", headers=_CLOSE)
-    if not _is_host(request.headers.get("Host", "")):
+    if not _is_host(headers.get(hdrs.HOST, "")):
         raise BadRequest("`Host` is not a host.", headers=_CLOSE)
 
 
@@ -235,36 +247,28 @@ async def _no_route(_request: web.Request) -> web.StreamResponse:
 def _template(request: web.Request) -> str:
     """The route that aiohttp's router has found."""
     resource = request.match_info.route.resource
-    return resource.canonical if resource is not None else "unmatched"
+    return resource.canonical if resource is not None else _UNMATCHED
 
 
 def begin(request: web.Request, route: str, trusted_proxies: tuple[Network, ...] = ()) -> Exchange:
     """Make the record of a request that has just arrived."""
-    asked = request.headers.get("X-Request-Id")
-    request_id = asked if asked and _SANE_REQUEST_ID.fullmatch(asked) else new_id()
+    headers, remote = request.headers, request.remote
+    asked = headers.get(_REQUEST_ID)
+    if trusted_proxies or not remote:
+        remote = client_address(remote, headers.getall("X-Forwarded-For", ()), trusted_proxies)
     return Exchange(
-        request_id=request_id,
+        request_id=asked if asked and _SANE_REQUEST_ID.fullmatch(asked) else new_id(),
         method=request.method,
         route=route,
-        api=api_of(request.path),
-        client_ip=client_address(request.remote, request.headers.getall("X-Forwarded-For", ()), trusted_proxies)
-        if trusted_proxies or not request.remote
-        else request.remote,
-        user_agent=request.headers.get("User-Agent", "")[:256],
+        api=api_of(request.path if route == _UNMATCHED else route),
+        client_ip=remote,
+        user_agent=headers.get(hdrs.USER_AGENT, "")[:256],
     )
 
 
 def api_of(path: str) -> Api:
     """Return the API whose error shape a path's caller expects."""
-    match path:
-        case "/v1/chat/completions":
-            return Api.CHAT
-        case "/v1/completions":
-            return Api.COMPLETIONS
-        case "/v1/messages" | "/v1/messages/count_tokens":
-            return Api.MESSAGES
-        case _:
-            return Api.RESPONSES if path.startswith("/v1/responses") else Api.OTHER
+    return _APIS.get(path) or (Api.RESPONSES if path.startswith("/v1/responses") else Api.OTHER)
 
 
 def _known(error: Exception) -> GatewayError | None:

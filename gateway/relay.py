@@ -14,10 +14,11 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Collection
+from collections.abc import Awaitable
 
 import msgspec
 from aiohttp import web
+from multidict import CIMultiDictProxy
 
 from gateway.answer import Answer
 from gateway.config import GatewaySettings
@@ -26,7 +27,7 @@ from gateway.delivery import ClientGone, Delivery, Recipient
 from gateway.dialects import answer_usage, error_message, responses
 from gateway.engine import DYING, Engine
 from gateway.errors import EngineError, EngineTimeout, GatewayError, Unavailable, error_body
-from gateway.headers import answer_lines, is_event_stream, request_head
+from gateway.headers import NOTHING_ASKED, answer_lines, is_event_stream, request_head
 from gateway.routes import Route
 from gateway.section import plain
 from gateway.shape import Shaped
@@ -36,6 +37,7 @@ from gateway.waiting import uncancel
 
 log = logging.getLogger("gatehouse.relay")
 
+_RESPONSES = Api.RESPONSES  # enum's members are slow to name
 STOP_SECONDS = 1.0  # how long a client may take to read why its stream was stopped
 RETRY_SECONDS = 0.1  # between connection attempts, until the launcher has noticed that its engine is gone
 
@@ -57,8 +59,7 @@ class Relay:
     ) -> Awaitable[web.StreamResponse]:
         """Relay a request to whom it came from; see `relay_to`."""
         delivery = Delivery(request, exchange, route.api)
-        asked = request.headers.items()
-        return self.relay_to(delivery, exchange, route, shaped, body, method=request.method, fields=asked)
+        return self.relay_to(delivery, exchange, route, shaped, body, method=request.method, fields=request.headers)
 
     async def relay_to(
         self,
@@ -69,7 +70,7 @@ class Relay:
         body: bytes,
         *,
         method: str = "POST",
-        fields: Collection[tuple[str, str]] = (),
+        fields: CIMultiDictProxy[str] = NOTHING_ASKED,
     ) -> web.StreamResponse:
         """Relay one request; returns the answer that the client gets, or got. `body` is what the engine gets.
 
@@ -110,7 +111,7 @@ class _Passage(msgspec.Struct):
     engine: Engine
     settings: GatewaySettings
     method: str
-    fields: Collection[tuple[str, str]]  # the client's headers
+    fields: CIMultiDictProxy[str]  # the client's headers
     exchange: Exchange
     route: Route
     shaped: Shaped
@@ -212,7 +213,7 @@ class _Passage(msgspec.Struct):
             body = _engine_error(status, body, route.api, exchange.request_id)
         else:
             exchange.usage = answer_usage(route.api, body) or Usage()
-            if route.api is Api.RESPONSES:
+            if route.api is _RESPONSES:
                 exchange.response_id = responses.response_id(body)
         exchange.bytes_out += len(body)
         if exchange.bodies is not None:

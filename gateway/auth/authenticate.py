@@ -1,7 +1,7 @@
 """Who is calling? From a request's credentials to a Principal. On the bearer path nothing is awaited."""
 
-from aiohttp import web
-from multidict import CIMultiDictProxy
+from aiohttp import hdrs, web
+from multidict import CIMultiDictProxy, istr
 
 from gateway.auth.bodies import session_cookie
 from gateway.auth.claims import Identity
@@ -12,6 +12,8 @@ from gateway.auth.tokens import TokenVerifier
 from gateway.config import AuthSettings
 from gateway.context import Principal
 from gateway.errors import BadRequest, Forbidden, Unauthorized
+
+_API_KEY = istr("x-api-key")
 
 CREDENTIAL: web.RequestKey[object] = web.RequestKey("credential", object)
 """What a request's caller was proven by."""
@@ -76,13 +78,19 @@ class Authenticator:
 
 def bearer_token(headers: CIMultiDictProxy[str]) -> str | None:
     """The token that a request presents. BadRequest when it presents two that differ."""
-    tokens = [_after_scheme(value) for value in headers.getall("Authorization", ())]
-    tokens += headers.getall("x-api-key", ())
-    if not tokens:
-        return None
-    if len(tokens) > 1 and len(set(tokens)) > 1:
+    token: str | None = None
+    for value in headers.getall(hdrs.AUTHORIZATION, ()):
+        token = _only(token, _after_scheme(value))
+    if _API_KEY in headers:
+        for value in headers.getall(_API_KEY):
+            token = _only(token, value)
+    return token
+
+
+def _only(token: str | None, another: str) -> str:
+    if token is not None and token != another:
         raise BadRequest("The request presents different tokens; send one.", code="conflicting_credentials")
-    return tokens[0]
+    return another
 
 
 def _after_scheme(value: str) -> str:

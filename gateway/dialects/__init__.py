@@ -1,5 +1,6 @@
 """Where usage, errors and ends stand in each protocol."""
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -7,16 +8,15 @@ import msgspec
 from gateway.context import Api, Usage
 from gateway.dialects import anthropic, openai, responses
 
+_USAGE_OF: dict[Api, Callable[[bytes], Usage | None]] = {
+    Api.RESPONSES: responses.answer_usage,
+    Api.MESSAGES: anthropic.answer_usage,
+}
+
 
 def answer_usage(api: Api, body: bytes) -> Usage | None:
     """Usage of an answer in one piece, as the engine reports it; None where it reports none."""
-    match api:
-        case Api.RESPONSES:
-            return responses.answer_usage(body)
-        case Api.MESSAGES:
-            return anthropic.answer_usage(body)
-        case _:
-            return openai.answer_usage(body)
+    return _USAGE_OF.get(api, openai.answer_usage)(body)
 
 
 def error_message(body: bytes) -> str | None:

@@ -16,6 +16,7 @@ from gateway.limits.limiter import Allowance, Kind, Pace, Refusal, Rule, Verdict
 
 # Who sits before the chat goes before programs of the same plan, up to so many requests in flight more than theirs.
 CHAT_LEAD = 5
+_SESSION = Via.SESSION  # enum's members are slow to name
 KNOWN_CALLERS = 4096  # whose rules are kept
 
 
@@ -73,7 +74,7 @@ class Plans:
 
         Programs (tokens) go after people (sessions) of their plan.
         """
-        return self.of(principal).priority + running + (0 if principal.via is Via.SESSION else CHAT_LEAD)
+        return self.of(principal).priority + running + (0 if principal.via is _SESSION else CHAT_LEAD)
 
 
 def allowance(settings: PlanSettings) -> Allowance:

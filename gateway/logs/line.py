@@ -47,36 +47,41 @@ class LogLine(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @classmethod
     def of(cls, exchange: Exchange, timing: Timing) -> "LogLine":
-        """The line of a request that has ended."""
+        """The line of a request that has ended. Its fields are passed in their order: by name msgspec takes longer."""
         principal, usage = exchange.principal, exchange.usage
+        subject = team = plan = token_id = None
+        if principal is not None:
+            subject, team, plan, token_id = _names(
+                principal.subject, principal.team, principal.plan, principal.token_id
+            )
         return cls(
-            ts=timestamp(exchange.started_at),
-            request_id=clean(exchange.request_id),
-            subject=_name(principal.subject) if principal else None,
-            team=_name(principal.team) if principal else None,
-            plan=_name(principal.plan) if principal else None,
-            token_id=_name(principal.token_id) if principal else None,
-            client_ip=exchange.client_ip,
-            method=_name(exchange.method) or "",
-            route=exchange.route,
-            model=_name(exchange.model),
-            status=exchange.status,
-            outcome=exchange.outcome,
-            stream=exchange.stream,
-            prompt_tokens=usage.prompt_tokens,
-            cached_tokens=usage.cached_tokens,
-            completion_tokens=usage.completion_tokens,
-            reasoning_tokens=usage.reasoning_tokens,
-            estimated=usage.estimated,
-            ttft_ms=_milliseconds(timing.ttft),
-            duration_ms=round(timing.duration * 1e6) / 1000,
-            queue_ms=_milliseconds(timing.queue),
-            overhead_ms=round(timing.overhead * 1e6) / 1000,
-            tokens_per_second=None if timing.tokens_per_second is None else round(timing.tokens_per_second, 2),
-            bytes_in=exchange.bytes_in,
-            bytes_out=exchange.bytes_out,
-            user_agent=_name(exchange.user_agent) or "",
-            error_code=_name(exchange.error_code),
+            timestamp(exchange.started_at),
+            clean(exchange.request_id),
+            subject,
+            team,
+            plan,
+            token_id,
+            exchange.client_ip,
+            _name(exchange.method) or "",
+            exchange.route,
+            _name(exchange.model),
+            exchange.status,
+            exchange.outcome,
+            exchange.stream,
+            usage.prompt_tokens,
+            usage.cached_tokens,
+            usage.completion_tokens,
+            usage.reasoning_tokens,
+            usage.estimated,
+            _milliseconds(timing.ttft),
+            round(timing.duration * 1e6) / 1000,  # of an integer it is much faster than to 3 digits
+            _milliseconds(timing.queue),
+            round(timing.overhead * 1e6) / 1000,
+            None if timing.tokens_per_second is None else round(timing.tokens_per_second, 2),
+            exchange.bytes_in,
+            exchange.bytes_out,
+            _name(exchange.user_agent) or "",
+            _name(exchange.error_code),
         )
 
     def json(self) -> bytes:
@@ -123,6 +128,14 @@ def _name(text: str | None) -> str | None:
     return _clean_once(text) if len(text) <= 256 else clean(text)
 
 
+@lru_cache(maxsize=1024)
+def _names(
+    subject: str, team: str | None, plan: str, token_id: str | None
+) -> tuple[str | None, str | None, str | None, str | None]:
+    """Those of a caller, whose identity is proven: these are no strangers' texts, and may be kept however long."""
+    return _name(subject), _name(team), _name(plan), _name(token_id)
+
+
 def redact(text: str) -> str:
     """The text without what looks like a token or an Authorization header."""
     return _CREDENTIAL.sub("[redacted]", text)
@@ -136,7 +149,7 @@ def local_time(ts: str) -> str:
 def timestamp(seconds: float) -> str:
     """Seconds since the epoch as `2026-11-22T11:36:32.123Z`."""
     whole, milliseconds = divmod(int(seconds * 1000), 1000)
-    return f"{_second(whole)}.{milliseconds:03}Z"
+    return f"{_second(whole)}.{str(1000 + milliseconds)[1:]}Z"
 
 
 @lru_cache(maxsize=16)
@@ -145,4 +158,4 @@ def _second(seconds: int) -> str:
 
 
 def _milliseconds(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds * 1e6) / 1000  # of an integer it is much faster than to 3 digits
+    return None if seconds is None else round(seconds * 1e6) / 1000

@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from multidict import CIMultiDict, CIMultiDictProxy
 
 from gateway.headers import (
     HOP_BY_HOP,
@@ -23,7 +24,7 @@ def head(*fields: tuple[str, str], api_key: str | None = "k") -> list[str]:
         request_id="r1",
         api_key=api_key,
         length=3,
-        fields=fields,
+        fields=CIMultiDictProxy(CIMultiDict(fields)),
     )
     assert data.endswith(b"\r\n\r\n")
     return data.decode("latin-1").removesuffix("\r\n\r\n").split("\r\n")
@@ -55,7 +56,7 @@ def test_nothing_else_of_the_client_reaches_the_engine(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(TO_ENGINE))
 def test_what_the_client_may_say_passes(name: str) -> None:
     """Whatever its case."""
-    assert f"{name.title()}: v" in head((name.title(), "v"))
+    assert f"{name}: v" in head((name.title(), "v"))
 
 
 @given(st.text())
