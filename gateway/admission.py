@@ -121,7 +121,7 @@ class Admission:
         self._sent[id(exchange)] = _Sent(exchange, (priority, self._arrived))
         self._sent_since += 1
         self._wake.set()
-        return self.place(exchange)
+        return self.place(exchange) if self._waiting else None
 
     def place(self, exchange: Exchange) -> Place | None:
         """Where a request stands now; None: it is being served, or was never sent, or has ended.

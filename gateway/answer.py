@@ -20,7 +20,7 @@ _BODILESS = frozenset({204, 304})  # RFC 9110, sections 15.3.5 and 15.4.5
 
 
 class Answer(web.StreamResponse):
-    """`prepare` writes it, which aiohttp calls when the handler returns; `begin` before that starts a stream."""
+    """`send` writes it when the handler has returned; `begin` before that starts a stream."""
 
     def __init__(self, exchange: Exchange, status: int, fields: str, body: bytes = b"") -> None:
         """`fields`: lines of the head, each with its line break, beside the exchange's own."""
@@ -45,17 +45,24 @@ class Answer(web.StreamResponse):
         self._fields = ""  # a stream would keep them to its end
         return head
 
-    async def prepare(self, request: BaseRequest) -> AbstractStreamWriter | None:
-        """Write head and body, unless a stream was begun. Raises ConnectionError."""
+    def send(self, request: BaseRequest) -> bool:
+        """Write head and body, unless a stream was begun; returns whether the client must be waited for.
+
+        Raises ConnectionError.
+        """
         if self._begun:
-            return None
+            return False
         length = "" if self._status in _BODILESS else f"Content-Length: {len(self.body)}\r\n"
         data = self._head(request, length) + self.body
         transport = request.transport
         if transport is None or transport.is_closing():
             raise ConnectionResetError("the client closed the connection")
         transport.write(data)
-        if transport.get_write_buffer_size():
+        return bool(transport.get_write_buffer_size())
+
+    async def prepare(self, request: BaseRequest) -> AbstractStreamWriter | None:
+        """The same, waiting for the client. Raises ConnectionError."""
+        if self.send(request):
             await request.writer.drain()
         return None
 

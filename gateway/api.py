@@ -15,6 +15,7 @@ from gateway.auth.authenticate import Authenticator, require_scope
 from gateway.bodies import Bodies
 from gateway.cache_salts import CacheSalts
 from gateway.config import Config, GatewaySettings
+from gateway.connections import whole_body
 from gateway.context import EXCHANGE, Api, Exchange, Principal, Via
 from gateway.engine import Engine
 from gateway.errors import NotFound, RequestTimeout, TooLarge, TooManyRequests, Unavailable, UnsupportedMedia
@@ -207,15 +208,14 @@ def may_use(principal: Principal, model: str) -> bool:
 
 async def read_json_body(request: web.Request, settings: GatewaySettings) -> bytes:
     """Return the body of a JSON request, bounded in size and time."""
-    limit, headers, content = settings.max_body_bytes, request.headers, request.content
+    limit, headers = settings.max_body_bytes, request.headers
     if headers.get(hdrs.CONTENT_TYPE) != "application/json" != request.content_type:
         raise UnsupportedMedia("The body must be JSON: send Content-Type: application/json.")
     if hdrs.CONTENT_ENCODING in headers and any(
         coding.lower() != "identity" for coding in headers.getall(hdrs.CONTENT_ENCODING)
     ):
         raise UnsupportedMedia("The body must not be compressed: send it without Content-Encoding.")
-    if content.is_eof():  # it is here already: no deadline needed
-        body = content.read_nowait(-1)
+    if (body := whole_body(request)) is not None:
         if len(body) <= limit:
             return body
         raise TooLarge(f"The body is too large: {len(body)} bytes, at most {limit} are allowed.")

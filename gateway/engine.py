@@ -52,6 +52,7 @@ class Engine:
         self.authority = ""
         self.generation = 0  # of readiness: another one means that it was away in between
         self.ready_since = time.time()
+        self.ready = False  # whether requests may be sent
         self._ready = asyncio.Event()
         self._away = asyncio.Event()  # the opposite
         self._away.set()
@@ -76,19 +77,14 @@ class Engine:
         """One of the launcher's states, or `unknown` while nobody has told."""
         return str(self.status.get("state", "unknown"))
 
-    @property
-    def ready(self) -> bool:
-        """Whether requests may be sent."""
-        return self._ready.is_set()
-
     async def wait_ready(self, seconds: float) -> bool:
         """Wait until the engine is ready; False when that took longer than `seconds`."""
-        if self._ready.is_set():
+        if self.ready:
             return True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._ready.wait()
-        return self._ready.is_set()
+        return self.ready
 
     async def settle(self, generation: int) -> None:
         """After a request was lost with its engine: wait until the launcher has noticed, too.
@@ -123,7 +119,8 @@ class Engine:
         before = self.state
         self.status = status
         self.set_url(status.get("url"))
-        if status.get("state") == "ready":
+        self.ready = status.get("state") == "ready"
+        if self.ready:
             if before != "ready":
                 self.generation += 1
                 self.ready_since = time.time()

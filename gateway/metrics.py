@@ -32,6 +32,7 @@ LIMITER_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0
 
 SQL_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
+_COMPLETE = Outcome.COMPLETE  # enum's members are slow to name
 LAG_INTERVAL = 0.5  # seconds between two probes of the event loop
 MOST_REASONS = 64
 NEAR_BUDGET = 0.8  # the share of a budget of tokens from which on a request counts as near its end
@@ -181,13 +182,18 @@ class Metrics:
     def observe(self, exchange: Exchange, timing: Timing | None = None) -> None:
         """Count one request that has ended; `timing` defaults to an end just now. Never waits."""
         timing = timing or Timing.of(exchange)
-        usage, outcome = exchange.usage, exchange.outcome
-        route, model, plan = key = (exchange.route, self._model(exchange.model), self._plan(exchange))
+        usage, outcome, principal = exchange.usage, exchange.outcome, exchange.principal
+        model = exchange.model if exchange.model in self._models else "none" if exchange.model is None else "other"
+        plan = principal.plan if principal is not None and principal.plan in self._plans else "none"
+        route = exchange.route
+        key = (route, model, plan)
         children = self._children.get(key) or self._make_children(key)
-        request = self._requests.get((route, model, plan, exchange.status, outcome))
+        ended = (*key, exchange.status, outcome)
+        request = self._requests.get(ended)
         if request is None:
-            request = Tally(self.requests_total.labels(route, model, plan, exchange.status, outcome or "none"))
-            self._requests[route, model, plan, exchange.status, outcome] = request
+            request = self._requests[ended] = Tally(
+                self.requests_total.labels(route, model, plan, exchange.status, outcome or "none")
+            )
         request.add()
         children.duration.observe(timing.duration)
         if exchange.sent_at is not None:
@@ -217,16 +223,16 @@ class Metrics:
             team.requests.add()
             team.prompt.add(usage.prompt_tokens)
             team.completion.add(usage.completion_tokens)
-        match outcome:
-            case Outcome.TIMEOUT:
-                self.streak.timed_out(exchange.started + timing.duration)
-                self.consecutive_timeouts.set(len(self.streak))
-            case Outcome.REJECTED:
-                self._reason(exchange.error_code or "none").inc()
-            case Outcome.COMPLETE if exchange.sent_at is not None:
-                if self.streak:
+        if outcome is _COMPLETE:
+            if exchange.sent_at is not None:
+                if self.streak.timed_out_at:
                     self.consecutive_timeouts.set(0)
                 self.streak.answered(exchange.started + timing.duration)
+        elif outcome is Outcome.REJECTED:
+            self._reason(exchange.error_code or "none").inc()
+        elif outcome is Outcome.TIMEOUT:
+            self.streak.timed_out(exchange.started + timing.duration)
+            self.consecutive_timeouts.set(len(self.streak))
 
     def serve_model(self, name: str) -> None:
         """Let a model that the engine serves be a label."""
@@ -283,15 +289,6 @@ class Metrics:
     async def expose(self) -> bytes:
         """The metrics in Prometheus' text format; made in a thread, for it takes milliseconds."""
         return await asyncio.to_thread(generate_latest, self.registry)
-
-    def _model(self, name: str | None) -> str:
-        if name is None:
-            return "none"
-        return name if name in self._models else "other"
-
-    def _plan(self, exchange: Exchange) -> str:
-        plan = exchange.principal.plan if exchange.principal else ""
-        return plan if plan in self._plans else "none"
 
     def _team(self, exchange: Exchange) -> str:
         team = exchange.principal.team if exchange.principal else None

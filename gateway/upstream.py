@@ -193,14 +193,7 @@ class Connection(asyncio.Protocol):
 
         Its timer stays: the next request's deadline is likely to be a later one.
         """
-        reusable = (
-            self.drained
-            and self._failure is None
-            and self._keep_alive
-            and self._transport is not None
-            and not self._transport.is_closing()
-        )
-        if not reusable:
+        if not (self._complete and not self._body and self._keep_alive and self.usable):
             self.abort()
             return
         self._start_message()

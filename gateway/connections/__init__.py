@@ -2,7 +2,8 @@
 serves them (runner). aiohttp has deadlines for idle connections only.
 """
 
+from gateway.connections.client import whole_body
 from gateway.connections.register import Connections
 from gateway.connections.runner import ClientRunner
 
-__all__ = ["ClientRunner", "Connections"]
+__all__ = ["ClientRunner", "Connections", "whole_body"]

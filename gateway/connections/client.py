@@ -20,13 +20,14 @@ aiohttp's protocol class is extended for this (aiohttp is pinned for that reason
 import asyncio
 import socket
 import struct
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any, cast
 
 from aiohttp import web
 from aiohttp.http_exceptions import BadStatusLine, HttpProcessingError, LineTooLong
 from aiohttp.web_protocol import RequestHandler
 
+from gateway.answer import Answer
 from gateway.connections.refusals import closing_response, raw_response
 from gateway.connections.register import Connections
 from gateway.errors import BadRequest, ExpectationFailed, GatewayError, HeadTooLarge
@@ -42,7 +43,7 @@ class ClientConnection(RequestHandler):
     """One connection of a client: aiohttp's, with the deadlines that it lacks, and errors in our own form."""
 
     __slots__ = (
-        "_announcing", "_behind_at", "_behind_bytes", "_head_bytes", "_members", "_source", "_wire", "address",
+        "_announcing", "_behind_at", "_behind_bytes", "_head_bytes", "_members", "_wire", "address",
         "when_gone",
     )  # fmt: skip
 
@@ -51,7 +52,6 @@ class ClientConnection(RequestHandler):
         self._members = connections
         self._wire: asyncio.Transport | None = None
         self._announcing: bytes | None = None  # the beginning of a PROXY header that is not complete
-        self._source: str | None = None  # whose connection the proxy says it is
         self._head_bytes = 0
         self._behind_at = 0.0
         self._behind_bytes = 0  # what waited for the client at that time; 0: it was not behind
@@ -109,17 +109,18 @@ class ClientConnection(RequestHandler):
         try:
             found = announcement(data)
         except NotAnnouncedError as error:
-            self.logger.info("a connection from the proxy %s is closed: %s", super().peername, error)
+            self.logger.info("a connection from the proxy %s is closed: %s", self.peername, error)
             self._members.ended("not_http")
             self.abort()
             return b""
         self._announcing = data if found is None else None
         if found is None:
             return b""
-        self._source = found.address
-        if found.address is not None and (refusal := self._members.count(self, found.address)):
-            self.end(refusal)
-            return b""
+        if found.address is not None:
+            self._cache["peername"] = found.address  # where aiohttp keeps the other end: it is who the proxy says
+            if refusal := self._members.count(self, found.address):
+                self.end(refusal)
+                return b""
         return data[found.size :]
 
     # -- what aiohttp calls
@@ -128,11 +129,6 @@ class ClientConnection(RequestHandler):
         """Read on, where reading was paused: aiohttp calls this after each body, and it parses and polls anew."""
         if self._reading_paused:
             super().resume_reading(resume_parser)
-
-    @property
-    def peername(self) -> Any:
-        """The other end: for a connection that a proxy announced, who is behind it."""
-        return self._source or super().peername
 
     def handle_error(
         self,
@@ -154,13 +150,23 @@ class ClientConnection(RequestHandler):
         self.logger.info("not HTTP from %s: %s", request.remote, " ".join(exc.message.split())[:200])
         return closing_response(error)
 
-    def finish_response(
+    async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
-    ) -> Coroutine[Any, Any, tuple[web.StreamResponse, bool]]:
-        """Send an answer; an exception here was raised by aiohttp before our middleware: for `Expect`, no other."""
+    ) -> tuple[web.StreamResponse, bool]:
+        """Send an answer; returns it, and whether the client has left.
+
+        An exception here was raised by aiohttp before our middleware: for `Expect`, no other.
+        """
+        if type(resp) is Answer and not self._upgraded:  # it needs none of the steps of aiohttp's own
+            try:
+                if resp.send(request):
+                    await request.writer.drain()
+            except ConnectionError:
+                return resp, True
+            return resp, False
         if isinstance(resp, web.HTTPException):
             resp = closing_response(ExpectationFailed("The only expectation that is met is 100-continue."))
-        return super().finish_response(request, resp, start_time)
+        return await super().finish_response(request, resp, start_time)
 
     # -- what Connections asks
 
@@ -200,3 +206,14 @@ class ClientConnection(RequestHandler):
             if wire is not None:  # otherwise the kernel goes on offering it to a reader who has no room
                 wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             self._wire.abort()
+
+
+def whole_body(request: web.Request) -> bytes | None:
+    """Take the body of a request, if all of it is there; None: it is still coming."""
+    content = request.content
+    if not content.is_eof():
+        return None
+    pieces = content._buffer  # noqa: SLF001 - aiohttp's way to it are five calls
+    body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    pieces.clear()
+    return body
