@@ -14,6 +14,7 @@ from aiohttp.http import HttpVersion10, HttpVersion11
 from aiohttp.web_request import BaseRequest
 
 from gateway.context import Api, Exchange
+from gateway.headers import fields_in
 
 _MESSAGES = Api.MESSAGES  # enum's members are slow to name
 _BODILESS = frozenset({204, 304})  # RFC 9110, sections 15.3.5 and 15.4.5
@@ -97,6 +98,11 @@ def own_lines(exchange: Exchange) -> str:
     for name, value in exchange.headers.items():
         lines += f"{name}: {value}\r\n"
     return lines + exchange.rate_lines
+
+
+def own_fields(exchange: Exchange) -> dict[str, str]:
+    """The same, for an answer of aiohttp's."""
+    return fields_in(own_lines(exchange))
 
 
 @lru_cache(maxsize=2)

@@ -16,7 +16,7 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 from multidict import CIMultiDict, istr
 
-from gateway.answer import Answer, own_lines
+from gateway.answer import Answer, own_fields
 from gateway.context import EXCHANGE, Api, Exchange, Outcome
 from gateway.errors import (
     BadRequest,
@@ -29,7 +29,6 @@ from gateway.errors import (
     Unavailable,
     error_body,
 )
-from gateway.headers import fields_in
 from gateway.ids import new_id
 from gateway.peers import Network, client_address
 from gateway.trace_context import TraceContext
@@ -152,7 +151,7 @@ class Observer:
         if hdrs.UPGRADE in request.headers:
             response.force_close()  # aiohttp 3.14 never reads what comes behind an upgrade that it did not make
         if not isinstance(response, Answer) and not response.prepared:  # that one says it by itself
-            response.headers.update(fields_in(own_lines(exchange)))
+            response.headers.update(own_fields(exchange))
         return response
 
     def carry_on(self, request: web.Request, work: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:

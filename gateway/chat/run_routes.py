@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from gateway.answer import own_fields
 from gateway.api import EngineApi
 from gateway.auth.bodies import answer, nothing
 from gateway.chat.hub import Hub
@@ -208,7 +209,7 @@ class RunRoutes:
             replay = await self._runs.replay(principal.subject, request.match_info["id"])
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
         response.headers["X-Accel-Buffering"] = "no"  # nginx must not collect a stream
-        response.headers.update(request[EXCHANGE].headers)
+        response.headers.update(own_fields(request[EXCHANGE]))
         wake = asyncio.Event()
         replay.listeners.add(wake.set)
         try:

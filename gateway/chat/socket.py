@@ -14,6 +14,7 @@ from typing import Any, Literal
 import msgspec
 from aiohttp import WSCloseCode, WSMsgType, web
 
+from gateway.answer import own_fields
 from gateway.auth.csrf import require_own_origin
 from gateway.chat.handshake import require_handshake
 from gateway.chat.hub import Hub, Mailbox
@@ -72,7 +73,7 @@ class Tabs:
         with chats_needed():
             going = await self._going(owner)
         socket = web.WebSocketResponse(heartbeat=PING_SECONDS, max_msg_size=MOST_BYTES, compress=False)
-        socket.headers.update(request[EXCHANGE].headers)
+        socket.headers.update(own_fields(request[EXCHANGE]))
         await socket.prepare(request)
         tab = Tab(socket, owner, self._find, self._config.gateway.write_seconds)
         tab.say({"t": "hello", "heartbeat_s": HEARTBEAT_SECONDS, "build": self._build, "runs": going})
