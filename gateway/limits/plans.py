@@ -12,7 +12,7 @@ from typing import NamedTuple
 from gateway.config import Config, PlanSettings
 from gateway.context import Principal, Via
 from gateway.headers import fields_in
-from gateway.limits.limiter import Allowance, Kind, Pace, Refusal, Rule, Verdict
+from gateway.limits.limiter import Allowance, Kind, Pace, Rate, Refusal, Rule, Verdict
 
 # Who sits before the chat goes before programs of the same plan, up to so many requests in flight more than theirs.
 CHAT_LEAD = 5
@@ -97,16 +97,20 @@ def rate_lines(verdict: Verdict) -> str:
     """
     lines = ""
     if rate := verdict.requests:
-        lines = f"{_limit('requests', rate.limit)}{rate.remaining}{_reset('requests', rate.reset)}"
+        lines = _lines("requests", rate)
     if rate := verdict.tokens:
-        lines += f"{_limit('tokens', rate.limit)}{rate.remaining}{_reset('tokens', rate.reset)}"
+        lines += _lines("tokens", rate)
     if rate := verdict.concurrent:
         lines += f"{_limit('concurrent', rate.limit)}{rate.remaining}\r\n"
     if rate := verdict.day:
-        lines += f"{_limit('tokens-day', rate.limit)}{rate.remaining}{_reset('tokens-day', rate.reset)}"
+        lines += _lines("tokens-day", rate)
     if rate := verdict.month:
-        lines += f"{_limit('tokens-month', rate.limit)}{rate.remaining}{_reset('tokens-month', rate.reset)}"
+        lines += _lines("tokens-month", rate)
     return lines
+
+
+def _lines(what: str, rate: Rate) -> str:
+    return f"{_limit(what, rate.limit)}{rate.remaining}{_reset(what, _milliseconds(rate.reset))}"
 
 
 @lru_cache(maxsize=256)
@@ -115,9 +119,10 @@ def _limit(what: str, limit: int) -> str:
     return f"x-ratelimit-limit-{what}: {limit}\r\nx-ratelimit-remaining-{what}: "
 
 
-def _reset(what: str, seconds: float) -> str:
+@lru_cache(maxsize=1024)
+def _reset(what: str, milliseconds: int) -> str:
     """What stands behind it."""
-    return f"\r\nx-ratelimit-reset-{what}: {go_duration(seconds) if seconds else '0s'}\r\n"
+    return f"\r\nx-ratelimit-reset-{what}: {_go_duration(milliseconds)}\r\n"
 
 
 def headers(verdict: Verdict) -> dict[str, str]:
@@ -156,14 +161,15 @@ _WHOSE = {"subject": "your", "team": "your team's", "model": "the model's", "tot
 
 def go_duration(seconds: float) -> str:
     """Seconds as Go prints a time.Duration (`12ms`, `1s`, `6m0s`), rounded up to milliseconds; from an hour on to whole
-    seconds, which the same text serves for that long.
+    seconds, so that the same text serves for as long.
     """
-    if seconds >= _HOUR:
-        return _go_duration(math.ceil(seconds) * 1000)
-    return _go_duration(math.ceil(seconds * 1000))
+    return _go_duration(_milliseconds(seconds))
 
 
-@lru_cache(maxsize=1024)
+def _milliseconds(seconds: float) -> int:
+    return math.ceil(seconds * 1000) if seconds < _HOUR else math.ceil(seconds) * 1000
+
+
 def _go_duration(milliseconds: int) -> str:
     if milliseconds == 0:
         return "0s"

@@ -27,7 +27,12 @@ MOST_AT_ONCE = 256  # reservations in one renew or settle: Redis does nothing el
 # link's timeout it refuses such a request; settlements of what is in doubt are not sent before.
 GIVEN_UP_SECONDS = 0.05
 PACKED_RULES = 4096  # kept as they go over the wire
-_ACQUIRE_PARTS, _RULE_PARTS = 17, 8  # arguments of acquire's command besides its rules, and of each rule
+_SCRIPT_PARTS = 4  # of each command, before the operation
+_ACQUIRE_PARTS, _RULE_PARTS, _SETTLE_PARTS = (
+    13,
+    8,
+    7,
+)  # of an operation and its arguments but for the rules, each of them
 _NOW = 2  # where acquire's reply has the server's time
 _FIRST_ACCOUNT, _ACCOUNT_FIELDS = 5, 7  # where the accounts begin in it, and what each has
 
@@ -58,9 +63,9 @@ class RedisLimiter:
         self._ahead: int | None = None  # the server's clock less ours, as far as we know
         self._prefix = f"{{{namespace}:limits:{LAYOUT}}}"
         self._patience = round((link.timeout + GIVEN_UP_SECONDS) * SECOND)
-        self._script = script
-        self._hash = hashlib.sha1(script).hexdigest()  # noqa: S324 - EVALSHA's own
-        self._head = _bulks(("EVALSHA", self._hash, 1, self._prefix, "acquire"))
+        sha1 = hashlib.sha1(script).hexdigest()  # noqa: S324 - EVALSHA's own
+        self._by_hash = _bulks(("EVALSHA", sha1, 1, self._prefix))
+        self._whole = _bulks(("EVAL", script.decode(), 1, self._prefix))
         self._reserving = _bulks((self._lease, FORGET_AFTER, 0))
         self._days = self._months = (0, 0, 0)
         self._packed_periods = ""  # those days and months
@@ -91,15 +96,14 @@ class RedisLimiter:
     async def _acquire(self, reservation_id: str, rules: Sequence[Rule], tokens: int, how: str) -> Verdict:
         """`how`, as it goes over the wire: microseconds of the lease, those until it is forgotten, whether by force."""
         valid_until = "" if self._ahead is None else self._clock() + self._ahead + self._patience
-        count = _ACQUIRE_PARTS + _RULE_PARTS * len(rules)
-        arguments = (
-            f"{_bulk(reservation_id)}{_bulk(tokens)}{how}{_bulk(valid_until)}{self._periods()}"
+        count = _SCRIPT_PARTS + _ACQUIRE_PARTS + _RULE_PARTS * len(rules)
+        command = (
+            f"{_ACQUIRE}{_bulk(reservation_id)}{_bulk(tokens)}{how}{_bulk(valid_until)}{self._periods()}"
             f"{''.join([self._packed(rule) for rule in rules])}"
         )
-        reply = await self._link.send(f"*{count}\r\n{self._head}{arguments}".encode())
+        reply = await self._link.send(f"*{count}\r\n{self._by_hash}{command}".encode())
         if isinstance(reply, hiredis.ReplyError):
-            head = _bulks(("EVAL", self._script.decode(), 1, self._prefix, "acquire"))
-            reply = await self._without_hash(reply, f"*{count}\r\n{head}{arguments}".encode())
+            reply = await self._without_hash(reply, f"*{count}\r\n{self._whole}{command}")
         self._ahead = reply[_NOW] - self._clock()
         return _read(reply, rules, tokens)
 
@@ -120,14 +124,15 @@ class RedisLimiter:
         """Renew, and return those of the ids that are unknown."""
         unknown: list[str] = []
         for some in _chunks(reservation_ids, MOST_AT_ONCE):
-            unknown += [each.decode() for each in await self._call("renew", [self._lease, FORGET_AFTER, *some])]
+            renew = _bulks(("renew", self._lease, FORGET_AFTER, *some))
+            unknown += [each.decode() for each in await self._call(3 + len(some), renew)]
         return unknown
 
     async def settle(self, used: Mapping[str, int]) -> None:
         """See Limiter.settle."""
         for some in _chunks(used.items(), MOST_AT_ONCE):
-            self._periods()
-            await self._call("settle", [*self._days, *self._months, *(part for pair in some for part in pair)])
+            each = "".join([f"{_bulk(reservation_id)}{_bulk(tokens)}" for reservation_id, tokens in some])
+            await self._call(_SETTLE_PARTS + 2 * len(some), f"{_SETTLE}{self._periods()}{each}")
 
     def _periods(self) -> str:
         """The days and months that are near, as they go over the wire."""
@@ -137,16 +142,17 @@ class RedisLimiter:
             self._days, self._months, self._packed_periods = days, months, _bulks(days + months)
         return self._packed_periods
 
-    async def _call(self, operation: str, arguments: Sequence[str | int]) -> Any:
-        tail = (1, self._prefix, operation, *arguments)
-        reply = await self._link.call("EVALSHA", self._hash, *tail)
+    async def _call(self, parts: int, command: str) -> Any:
+        """Run the script: an operation and its arguments, so many, as they go over the wire."""
+        count = _SCRIPT_PARTS + parts
+        reply = await self._link.send(f"*{count}\r\n{self._by_hash}{command}".encode())
         if isinstance(reply, hiredis.ReplyError):
-            return await self._without_hash(reply, hiredis.pack_command(("EVAL", self._script, *tail)))  # type: ignore[arg-type]
+            return await self._without_hash(reply, f"*{count}\r\n{self._whole}{command}")
         return reply
 
-    async def _without_hash(self, error: hiredis.ReplyError, command: bytes) -> Any:
+    async def _without_hash(self, error: hiredis.ReplyError, command: str) -> Any:
         """Redis refused a call by the script's hash: send the script, if that is what it lacks."""
-        reply = await self._link.send(command) if str(error).startswith("NOSCRIPT") else error
+        reply = await self._link.send(command.encode()) if str(error).startswith("NOSCRIPT") else error
         if isinstance(reply, hiredis.ReplyError):
             raise self._link.refused(reply)
         return reply
@@ -161,6 +167,9 @@ def _bulk(part: str | int) -> str:
 def _bulks(parts: Sequence[str | int]) -> str:
     """Some arguments of a command."""
     return "".join(f"${len(text.encode())}\r\n{text}\r\n" for text in map(str, parts))
+
+
+_ACQUIRE, _SETTLE = _bulk("acquire"), _bulk("settle")
 
 
 def _wire(allowance: Allowance) -> tuple[str | int, ...]:
