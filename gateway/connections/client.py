@@ -23,7 +23,7 @@ import struct
 from collections.abc import Callable
 from typing import Any, cast
 
-from aiohttp import web
+from aiohttp import EMPTY_PAYLOAD, web
 from aiohttp.http_exceptions import BadStatusLine, HttpProcessingError, LineTooLong
 from aiohttp.web_protocol import RequestHandler
 
@@ -211,6 +211,8 @@ class ClientConnection(RequestHandler):
 def whole_body(request: web.Request) -> bytes | None:
     """Take the body of a request, if all of it is there; None: it is still coming."""
     content = request.content
+    if content is EMPTY_PAYLOAD:
+        return b""
     if not content.is_eof():
         return None
     pieces = content._buffer  # noqa: SLF001 - aiohttp's way to it are five calls
