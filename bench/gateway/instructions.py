@@ -25,12 +25,13 @@ from gateway import admission, engine, metrics, usage_book
 from gateway.auth import setup
 from gateway.chat import mirror
 from gateway.connections import register
+from gateway.logs import writer
 from gateway.redis.link import Link
 
 WARM, COUNTED = 300, 1000  # requests
 MOST_SECONDS = 300.0
 CHUNKS = 3  # of a stream
-# between two times of what is done again and again
+# what is done again and again: where it is set how often
 REPEATED = (
     (admission, "ASK_SECONDS"),
     (engine, "POLL_SECONDS"),
@@ -41,6 +42,7 @@ REPEATED = (
     (usage_book, "READ_SECONDS"),
 )
 PUT_OFF_SECONDS = 3600.0
+GATHER_SECONDS = 50 * writer.BATCH_SECONDS  # as many lines of the record at once as at full speed
 PATIENCE_SECONDS = 20.0  # for Redis: the gateway's own 0.1 s are over before its loop has turned once
 
 
@@ -98,6 +100,7 @@ def serve() -> None:
     with contextlib.ExitStack() as stack:
         for module, seconds in REPEATED:
             stack.enter_context(mock.patch.object(module, seconds, PUT_OFF_SECONDS))
+        stack.enter_context(mock.patch.object(writer, "BATCH_SECONDS", GATHER_SECONDS))
         patient = mock.patch.object(Link, "__init__", lambda self, to, _, lost: init(self, to, PATIENCE_SECONDS, lost))
         stack.enter_context(patient)
         gatehouse()
