@@ -17,7 +17,9 @@ from gateway.fields import Fields, kind_of
 _ADDRESSES = frozenset({"image_url", "audio_url", "video_url", "file_url", "server_url", "url"})
 # serialised tensors: unpacking one was remote code execution (vLLM CVE-2025-62164)
 _TENSORS = frozenset({"prompt_embeds", "image_embeds", "audio_embeds", "video_embeds"})
-_NAME_ENDS = (b'url"', b'_embeds"')  # of every such name
+# The end of every such name. The search skips from quotation mark to quotation mark, and long texts have few: on 100 KB
+# that took a quarter of the time of looking for both ends.
+_NAME_END = re.compile(rb'"(?:(?<=url")|(?<=_embeds"))')
 _BACKSLASH, _ESCAPED = b"\\", b"\\u00"  # a name may be spelt in escapes
 # JSON schemas, and what nobody reads: a property may well be called `url`
 _NOT_FETCHED = frozenset(
@@ -30,8 +32,7 @@ _REMOTE = re.compile(r"https://([a-z0-9](?:[a-z0-9.-]{0,252}[a-z0-9])?)(?::443)?
 
 def check_media(fields: Fields, body: bytes, api: Api, domains: Collection[str]) -> None:
     """Refuse addresses of other hosts, and tensors. Raises BadRequest; `body` is what `fields` were taken from."""
-    url, tensor = _NAME_ENDS
-    if not (url in body or tensor in body or (_BACKSLASH in body and _ESCAPED in body)):
+    if not (_NAME_END.search(body) or (_BACKSLASH in body and _ESCAPED in body)):
         return
     for name, raw in fields.items():
         # the documents of a chat are text for its template; those of a rerank may be pictures

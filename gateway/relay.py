@@ -183,26 +183,20 @@ class _Passage(msgspec.Struct):
         exchange.sent_at = time.monotonic()
         try:
             answer = await connection.ask(head, self.body, seconds)
+            fields = answer_lines(answer.headers)
+            is_stream = answer.status == 200 and is_event_stream(fields)
+            body = b"" if is_stream else await connection.read_all()  # whole before a byte of it is passed on
         except StaleConnection:
             raise
         except UpstreamClosed as error:
             raise EngineLost(str(error)) from error
         except UpstreamTimeout as error:
             raise EngineTimeout("The engine did not answer in time; its work was aborted.") from error
-        fields = answer_lines(answer.headers)
-        if answer.status == 200 and is_event_stream(fields):
-            return await self._stream(connection, fields)
-        return await self._whole(connection, answer.status, fields)
+        return await self._stream(connection, fields) if is_stream else self._whole(answer.status, fields, body)
 
-    async def _whole(self, connection: Connection, status: int, fields: str) -> web.StreamResponse:
-        """An answer in one piece: read whole before a byte is passed on."""
+    def _whole(self, status: int, fields: str, body: bytes) -> Answer:
+        """An answer in one piece."""
         exchange, route = self.exchange, self.route
-        try:
-            body = await connection.read_all()
-        except UpstreamClosed as error:
-            raise EngineLost(str(error)) from error
-        except UpstreamTimeout as error:
-            raise EngineTimeout("The engine did not finish in time; its work was aborted.") from error
         if status >= 500 and (status == 503 or any(sign in body for sign in DYING)):
             raise EngineLost(f"it answered {status}")
         if status in {401, 403}:  # it refused the gateway, not the caller

@@ -126,7 +126,7 @@ class FallbackLimiter:
                 self._held[reservation_id] = _Held(rules, tokens, dark=False)
                 raise
             else:
-                if verdict.allowed:
+                if verdict.refusal is None:
                     self._held[reservation_id] = _Held(rules, tokens, dark=False)
                 return verdict
         verdict = await self._in_the_dark(reservation_id, rules, tokens)
