@@ -81,11 +81,19 @@ class ClientConnection(RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """It is closed."""
-        if self.when_gone is not None:
-            self.when_gone()
+        self._tell_that_it_is_gone()
         self._members.leave(self)
         self._wire = None
         super().connection_lost(exc)
+
+    def eof_received(self) -> None:
+        """The client leaves, as most do: the transport closes, and when many do, it may be a while until it is lost."""
+        self._tell_that_it_is_gone()
+
+    def _tell_that_it_is_gone(self) -> None:
+        if self.when_gone is not None:
+            do, self.when_gone = self.when_gone, None
+            do()
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser, and see whether a head has begun, is complete, or has grown too long."""
