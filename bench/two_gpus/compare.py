@@ -113,8 +113,8 @@ class Scenarios(Servers):
     def warm(self) -> dict[str, Any]:
         """Have the engine make the kernels that it makes late, until two loads in a row found all of them made.
 
-        Triton makes one for each divisibility by 16 of the numbers of tokens, rows and blocks in a batch that is not
-        in a CUDA graph. Prompts given as token ids bring about each such number; loads the rest.
+        Triton makes two pairs for each multiple of 32 tokens of a batch that is not in a CUDA graph: docs/two-gpus.md.
+        Prompts given as token ids bring about single ones; loads the rest, those that chance has.
         """
         began, passes, before = time.monotonic(), [], self.kernels()
         engine, random = self.b(), Random(0)

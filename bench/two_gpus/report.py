@@ -12,6 +12,7 @@ import math
 import statistics
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -115,35 +116,62 @@ def at_once(rows: list[Row], name: str) -> int:
     )
 
 
-def ours(found: dict[str, Any], names: Iterable[str]) -> dict[str, list[Any]]:
-    """The article's figures, measured here: of one engine, for these servers."""
-    plain = "plain" in found
-    rows = [row for name in ("plain", "streams", "closed") for row in found.get(name, {}).get("results", [])]
-    most = found["plain"]["most"] if plain else [*rows, *found.get("most", {}).get("results", [])]
-    gib = sum(found["plain" if plain else "ready"]["gpu_mib"]) / 1024
-    one = [next(row for row in rows if row["target"] == name) for name in names]
+@dataclass(frozen=True)
+class Figure:
+    """One figure of the article, measured here; None where it was not."""
+
+    value: float | None
+    load: str = ""
+
+    def __str__(self) -> str:
+        return f"{_cell(self.value)} ({self.load})" if self.load else _cell(self.value)
+
+
+def ours(found: dict[str, Any], name: str) -> dict[str, Figure]:
+    """The article's figures of one server. Requests/min are those of the load that gave most of them, which is told."""
+    rows = [
+        row for part in ("plain", "streams", "closed") for row in found.get(part, {}).get("results", [])
+        if row["target"] == name
+    ]  # fmt: skip
+    most = [row for row in found.get("plain", found).get("most", []) if row["target"] == name]
+    one = next((row for row in rows if row["concurrency"] == 1), None)
+    best = max(rows or most, key=lambda row: row["requests_per_minute"])
+    tokens = best["output_tokens"] / (best["requests"] - sum(best["errors"].values()))
     return {
-        "TTFT, ms": [value(row, "ttft_ms") for row in one],
-        "tok/s of one request": [value(row, "tokens_per_second_of_a_stream") for row in one],
-        "requests at once": [at_once(most, name) for name in names],
-        "GPU memory, GB": [gib * 1.073741824 for _ in names],
-        "requests/min": [max(row["requests_per_minute"] for row in rows if row["target"] == name) for name in names],
+        "TTFT, ms": Figure(one and value(one, "ttft_ms")),
+        "tok/s of one request": Figure(one and value(one, "tokens_per_second_of_a_stream")),
+        "requests at once": Figure(at_once([*rows, *most], name)),
+        "GPU memory, GB": memory(found),
+        "requests/min": Figure(best["requests_per_minute"], f"{best['concurrency']} at once, {tokens:.0f} tokens each"),
     }
+
+
+def memory(found: dict[str, Any]) -> Figure:
+    """What is in use on both GPUs; of plain Transformers after all answers, for it keeps what they took."""
+    if "plain" not in found:
+        return Figure(_gigabytes(found["ready"]["gpu_mib"]))
+    loaded = _cell(_gigabytes(found["plain"]["gpu_mib_loaded"]))
+    return Figure(_gigabytes(found["plain"]["gpu_mib"]), f"loaded: {loaded}")
+
+
+def _gigabytes(mib: Iterable[int]) -> float:
+    return sum(mib) * 2**20 / 1e9
 
 
 def article(found: dict[str, Any], small: dict[str, Any]) -> str:
     """The article's table, with ours beside it."""
-    engines = {"": found, ", small": small} if {"ready", "streams"} <= small.keys() else {"": found}
-    columns = {"A": ours({"plain": found["plain"]}, [A])} if "plain" in found else {}
+    engines = {"": found, ", small": small} if {"ready", "most"} <= small.keys() else {"": found}
+    columns = {"A": ours({"plain": found["plain"]}, A)} if "plain" in found else {}
     for more, of in engines.items():
-        for name in (B, C):
-            columns[name[0] + more] = ours({key: of[key] for key in of if key != "plain"}, [name])
+        engine = {key: each for key, each in of.items() if key != "plain"}
+        engine["most"] = of.get("most", {}).get("results", [])
+        columns |= {name[0] + more: ours(engine, name) for name in (B, C)}
     lines = [f"| | article: Transformers | article: vLLM | {' | '.join(columns)} | ratio there | ratio B:A |"]
     lines.append("|" + "---|" * (len(columns) + 5))
     for title, (first, second) in ARTICLE.items():
-        cells = {name: column[title][0] for name, column in columns.items()}
-        ratio = f"{cells['B'] / cells['A']:.2g}" if cells.get("A") else ""
-        shown = [title, str(first), str(second), *map(_cell, cells.values()), f"{second / first:.2g}", ratio]
+        cells = {name: column[title] for name, column in columns.items()}
+        ratio = round(cells["B"].value / cells["A"].value, 2) if "A" in cells else None
+        shown = [title, str(first), str(second), *map(str, cells.values()), f"{second / first:.2g}", _cell(ratio)]
         lines.append("| " + " | ".join(shown) + " |")
     return "\n".join(lines)
 
