@@ -38,6 +38,13 @@ DYING = (
 )
 
 
+class _Counted(msgspec.Struct):
+    count: int
+
+
+_counted = msgspec.json.Decoder(_Counted)
+
+
 class Engine:
     """The engine's state and the way to it. `status` is the launcher's, as `GET /status` gives it."""
 
@@ -177,7 +184,10 @@ class Engine:
         """Count a text with the engine's own tokenizer. Raises UpstreamClosed when it cannot."""
         body = {"model": self._config.model, "prompt": text, "add_special_tokens": False}
         answer = await self._ask("POST", "/tokenize", msgspec.json.encode(body))
-        return int(msgspec.json.decode(answer)["count"])
+        try:
+            return _counted.decode(answer).count
+        except msgspec.MsgspecError as error:
+            raise UpstreamClosed(f"/tokenize cannot be had: {error}") from error
 
     async def metrics(self) -> bytes:
         """Return vLLM's own /metrics text. Raises UpstreamClosed when it cannot be had."""

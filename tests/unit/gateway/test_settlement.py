@@ -10,6 +10,7 @@ from gateway.engine import Engine
 from gateway.settlement import Settlement
 from tests.support.engines import simulator
 from tests.support.gateways import configure
+from tests.support.scripted import Script, http_answer, scripted_engine
 from tests.unit.gateway.exchanges import finished
 
 PIECES = ["The quick brown fox ", "jumps over ", "the lazy dog, ", "12345678901234567890."]
@@ -75,6 +76,15 @@ async def test_without_the_engine_text_is_estimated(tmp_path: Path) -> None:
     assert found.completion_tokens > len(PIECES)
     many = ["x"] * 50
     assert (await settled(nobody, outcome=Outcome.ENGINE_FAILED, unmetered=many)).completion_tokens == 50
+
+
+async def test_what_is_no_count_is_estimated(tmp_path: Path) -> None:
+    """An external engine may answer anything to /tokenize: the text is estimated, and the record is not lost."""
+    async with scripted_engine() as other:
+        other.answer = lambda _head, _body: Script([http_answer(b'{"choices":[]}', "content-type: application/json")])
+        strange = Engine(configure(other.url, tmp_path))
+        found = await settled(strange, outcome=Outcome.CLIENT_GONE, usage=Usage(12), unmetered=["x"] * 50)
+    assert found == Usage(12, 50, estimated=True)
 
 
 async def test_a_record_that_fails_hurts_nobody(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
