@@ -3,8 +3,8 @@
     .venv/bin/python -m bench.limits.witness --engine-port 8000 --journal FILE
 
 It passes bytes on as they are, prints its own port, and at SIGTERM writes to FILE what it saw: request id → attempts,
-each with the prompt and completion tokens of the last usage that the engine's answer had. It knows nothing of the
-gateway's way of counting.
+each with the prompt and completion tokens of the last usage that the engine's answer had or, as far as it had none, of
+the token ids in it. It knows nothing of the gateway's way of counting.
 """
 
 import argparse
@@ -20,7 +20,10 @@ import uvloop
 
 _LENGTH = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
 _REQUEST_ID = re.compile(rb"(?i)\r\nx-request-id: *([^\r\n]+)")
-_USAGE = re.compile(rb'"usage": ?(\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})')
+_FIGURE = re.compile(
+    rb'"usage": ?(?P<usage>\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})'
+    rb'|"(?P<of>(?:prompt_)?token_ids)": ?(?P<ids>\[[\d, ]*\])'
+)
 
 
 class Passage:
@@ -53,18 +56,22 @@ class Passage:
                 self._seen[request_id[1].decode()].append(self._attempt)
 
     def answered(self, data: bytes) -> None:
-        """Follow the answer: the last usage in it."""
+        """Follow the answer: the figures in it."""
         if self._attempt is None:
             return
         self._answer += data
-        found = None
-        for found in _USAGE.finditer(self._answer):  # noqa: B007 - the last one
-            pass
-        if found is not None:
-            usage = json.loads(found[1])
-            self._attempt["prompt"] = usage["prompt_tokens"]
-            self._attempt["completion"] = usage.get("completion_tokens", 0)
-            self._answer = self._answer[found.end() :]
+        end = 0
+        for found in _FIGURE.finditer(self._answer):
+            end = found.end()
+            if found["usage"]:
+                usage = json.loads(found["usage"])
+                self._attempt["prompt"] = usage["prompt_tokens"]
+                self._attempt["completion"] = usage.get("completion_tokens", 0)
+            elif found["of"] == b"token_ids":
+                self._attempt["completion"] += len(json.loads(found["ids"]))
+            else:
+                self._attempt["prompt"] = len(json.loads(found["ids"]))
+        self._answer = self._answer[end:]
 
 
 async def main(engine_port: int) -> dict[str, list[dict[str, int]]]:

@@ -231,7 +231,7 @@ async def test_revoking_while_streams_end(engine: Simulator, tmp_path: Path) -> 
 
 async def test_a_client_that_reads_nothing(tmp_path: Path, watched: Clock) -> None:
     """A stream whose client does not read ends within two seconds, too; nothing waits for it."""
-    choice = {"index": 0, "delta": {"content": "x" * 30_000}, "finish_reason": None}
+    choice = {"index": 0, "delta": {"content": "x" * 30_000}, "finish_reason": None, "token_ids": [7]}
     event = b"data: " + json.dumps({"object": "chat.completion.chunk", "choices": [choice]}).encode() + b"\n\n"
     sent = 0
 
