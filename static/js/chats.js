@@ -3,7 +3,7 @@ import { batch, computed, signal } from "../vendor/core.js";
 import { outbox } from "./drafts.js";
 import { onNews } from "./link.js";
 import { Conversation, watchRuns } from "./conversation.js";
-import { get, patch, post, randomId, remove, user } from "./session.js";
+import { get, patch, post, randomId, read, remove, user } from "./session.js";
 
 const BEGUN = "gatehouse.begun.";
 const PAGE = 50;
@@ -111,7 +111,7 @@ async function resume(key) {
     return;
   }
   const blank = current.peek();
-  const id = isUnmade ? (await (await post("/api/chats", { client_id: key })).json()).id : key;
+  const id = isUnmade ? (await read(await post("/api/chats", { client_id: key }))).id : key;
   if (current.peek() !== blank) return;
   history.replaceState(null, "", addressOf(id));
   await open(id, { push: false });

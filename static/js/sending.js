@@ -5,7 +5,7 @@ import { add, change, compose, discard, loadDraft, newItem, outbox, rename, save
 import { askSoon } from "./engine.js";
 import { line } from "./link.js";
 import { watchRuns } from "./conversation.js";
-import { expire, expired, noteQuota, post, randomId, user } from "./session.js";
+import { expire, expired, noteQuota, post, randomId, read, user } from "./session.js";
 import { runParams } from "./settings.js";
 
 const RETRY_MS = 3000;
@@ -92,7 +92,7 @@ async function send(item) {
 async function deliver(item, conversation) {
   if (conversation.id === null) {
     const response = await post("/api/chats", { client_id: item.key, params: conversation.params.peek() });
-    const chat = await response.json();
+    const chat = await read(response);
     rename(item.key, chat.id);
     takeChat(chat, conversation);
   }
@@ -102,7 +102,7 @@ async function deliver(item, conversation) {
   if (content !== undefined) body.content = content;
   if (fit) body.fit = true;
   const response = await post(`/api/chats/${conversation.id}/runs`, body);
-  const { chat, messages } = await response.json();
+  const { chat, messages } = await read(response);
   noteQuota(response.headers);
   batch(() => {
     conversation.append(messages);

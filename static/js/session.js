@@ -18,16 +18,26 @@ export async function request(method, path, body, { signal } = {}) {
   try {
     response = await fetch(path, { method, headers, body: JSON.stringify(body), signal, cache: "no-store" });
   } catch (error) {
-    if (error.name === "AbortError") throw error;
-    throw new ApiError({ status: 0, code: "network", message: String(error) });
+    throw noAnswer(error);
   }
   if (response.ok) return response;
   throw await errorOf(response);
 }
 
-export const get = async (path, options) => (await request("GET", path, undefined, options)).json();
+/** What a Response holds. One that breaks off, as when the page is left between its head and its end, was no answer. */
+export async function read(response) {
+  try {
+    return await response.json();
+  } catch (error) {
+    throw noAnswer(error);
+  }
+}
+
+const noAnswer = (error) => (error.name === "AbortError" ? error : new ApiError({ status: 0, code: "network", message: String(error) }));
+
+export const get = async (path, options) => read(await request("GET", path, undefined, options));
 export const post = (path, body = {}, options) => request("POST", path, body, options);
-export const patch = async (path, body) => (await request("PATCH", path, body)).json();
+export const patch = async (path, body) => read(await request("PATCH", path, body));
 export const remove = (path) => request("DELETE", path, {});
 
 async function errorOf(response) {
@@ -98,7 +108,7 @@ export async function checkSession() {
 /** Throws the ApiError of a refused login. */
 export async function login(username, password) {
   const response = await post("/auth/login", { username, password });
-  user.value = (await response.json()).user;
+  user.value = (await read(response)).user;
   expired.value = false;
 }
 

@@ -66,10 +66,11 @@ async def test_offline_and_back(page: ChatPage, backend: Backend) -> None:
     assert [body["content"] for body in backend.requests] == ["First", "Second"]
 
 
+@pytest.mark.parametrize("head", [False, True])
 async def test_an_answer_lost_on_its_way_is_asked_for_again_under_the_same_name(
-    page: ChatPage, backend: Backend
+    page: ChatPage, backend: Backend, head: bool
 ) -> None:
-    """When the 202 never arrives, the message is sent again with its client_id: one run, one question."""
+    """When the 202 never arrives, or only its beginning does, the message is sent again with its client_id: one run, one question."""
     await page.enter(NAME, PASSWORD)
     await page.ask("First")
     await page.answered()
@@ -81,7 +82,10 @@ async def test_an_answer_lost_on_its_way_is_asked_for_again_under_the_same_name(
         if seen > 1:
             return await route.continue_()
         await route.fetch()  # the gateway gets it
-        await route.abort("connectionreset")
+        if head:
+            await route.fulfill(status=202, content_type="application/json", body='{"chat": {')
+        else:
+            await route.abort("connectionreset")
         return None
 
     await page.page.route("**/runs", lose_the_first)

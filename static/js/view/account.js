@@ -1,6 +1,6 @@
 // The own account: password, where one is signed in, tokens for one's own programs. Fetched when first opened.
 import { html, useEffect, useSignal } from "../../vendor/core.js";
-import { get, post, remove } from "../session.js";
+import { get, post, read, remove } from "../session.js";
 import { language, number, t } from "../i18n.js";
 import { CopyButton, Overlay, explain } from "./common.js";
 
@@ -112,7 +112,7 @@ function Tokens({ account }) {
   const make = (event) => {
     event.preventDefault();
     const days = event.target.elements.days.valueAsNumber;
-    return act(async () => (made.value = await (await post("/api/account/tokens", { days })).json()));
+    return act(async () => (made.value = await read(await post("/api/account/tokens", { days }))));
   };
   const revoke = (id) => act(() => remove(`/api/account/tokens/${id}`));
   return html`
