@@ -5,13 +5,15 @@ Flags and variables are those of `vllm serve` (0.25 to 0.33), as its own `--help
 
 import sys
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
 Seconds = Annotated[float, Field(gt=0)]
+MAX_WARMUP_LENGTHS = 1024  # two for each multiple of 32 in a batch of 16,384 tokens
 
 # Flags that would break what the gateway relies on: where the engine listens, who may talk to it, that it speaks
 # HTTP and counts its steps. `--config` is here because any of the others could hide in the file it names.
@@ -57,6 +59,34 @@ _OWNED_VARIABLES: dict[str, str] = {
     "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "set engine.keep_alive_seconds",
 }
 _OWN_PREFIX = "GATEHOUSE_"  # the gateway's own settings, secrets among them: none of the engine's business
+
+
+class LengthRange(BaseModel):
+    """Lengths from `first` to `last`, both included, `step` tokens apart."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    first: int = Field(ge=1, description="The shortest prompt, in tokens.")
+    last: int = Field(ge=1, description="No prompt is longer.")
+    step: int = Field(32, ge=1, description="Tokens from one prompt to the next.")
+
+    @model_validator(mode="after")
+    def _is_not_empty(self) -> Self:
+        if self.last < self.first:
+            raise ValueError(f"last must not be below first, {self.first}, got {self.last}")
+        return self
+
+    @property
+    def lengths(self) -> range:
+        """All of them."""
+        return range(self.first, self.last + 1, self.step)
+
+
+_Length = Annotated[
+    Annotated[int, Tag("length")] | Annotated[LengthRange, Tag("range")],
+    # a mistake is told of the kind that was meant, not of both
+    Discriminator(lambda given: "range" if isinstance(given, dict | LengthRange) else "length"),
+]
 
 
 class EngineSettings(BaseModel):
@@ -112,7 +142,9 @@ class EngineSettings(BaseModel):
     crash_loop_failures: int = Field(5, ge=1, description="So many failures within crash_loop_seconds: stay down.")
     crash_loop_seconds: Seconds = Field(600, description="The window of crash_loop_failures.")
     warmup_batches: list[int] = Field([1, 8], description="Dummy requests sent at once before ready, in this order.")
-    warmup_lengths: list[int] = Field([], description="Prompts of so many tokens, one after another, before ready.")
+    warmup_lengths: list[_Length] = Field(
+        [], description="Prompts of so many tokens, or of a range of lengths, one after another, before ready."
+    )
     warmup_prompts: list[str] = Field([], description="System prompts put into the prefix cache before ready.")
     warmup_timeout: Seconds = Field(300, description="Longest warm-up.")
     keep_alive_seconds: int = Field(
@@ -147,8 +179,11 @@ class EngineSettings(BaseModel):
 
     @model_validator(mode="after")
     def _warm_up_fits(self) -> Self:
-        if any(not 0 < length < self.max_model_len for length in self.warmup_lengths):
+        ranges = self._warmup_ranges
+        if any(not 0 < lengths[0] <= lengths[-1] < self.max_model_len for lengths in ranges):
             raise ValueError(f"warmup_lengths must lie between 1 and {self.max_model_len - 1}, below max_model_len")
+        if (count := sum(map(len, ranges))) > MAX_WARMUP_LENGTHS:
+            raise ValueError(f"warmup_lengths are {count} prompts, more than {MAX_WARMUP_LENGTHS}: take larger steps")
         return self
 
     @model_validator(mode="after")
@@ -162,6 +197,15 @@ class EngineSettings(BaseModel):
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise ValueError("kind: external needs url, such as http://10.0.0.7:8000")
         return self
+
+    @property
+    def _warmup_ranges(self) -> list[range]:
+        return [one.lengths if isinstance(one, LengthRange) else range(one, one + 1) for one in self.warmup_lengths]
+
+    @property
+    def warmup_prompt_lengths(self) -> list[int]:
+        """`warmup_lengths` with all that its ranges stand for, in their order."""
+        return list(chain.from_iterable(self._warmup_ranges))
 
     @property
     def owned(self) -> bool:

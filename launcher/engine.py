@@ -81,9 +81,12 @@ class EngineRun:
 
     def warm(self) -> None:
         """Send the warm-up requests, then watch the engine's health."""
-        self.progress = Progress(Phase.WARMING, version=self.progress.version)
-        self._on_progress(self.progress)
+        self._warming()
         self._task(self._warm_then_watch())
+
+    def _warming(self, done: int | None = None, total: int | None = None) -> None:
+        self.progress = Progress(Phase.WARMING, done, total, self.progress.version)
+        self._on_progress(self.progress)
 
     def hurry(self) -> None:
         """Have a stop skip to the kill."""
@@ -199,7 +202,7 @@ class EngineRun:
         if settings.owned:
             try:
                 async with asyncio.timeout(settings.warmup_timeout):
-                    await warm_up(self.probe, settings)
+                    await warm_up(self.probe, settings, self._warming)
             except (NotAnsweringError, TimeoutError) as error:
                 log.warning("the warm-up was broken off: %s", str(error) or "it took too long")
                 try:

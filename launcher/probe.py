@@ -2,8 +2,10 @@
 
 import asyncio
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import count
 from random import Random
 from typing import Any
 
@@ -151,17 +153,24 @@ def _within(seconds: float) -> aiohttp.ClientTimeout:
     return aiohttp.ClientTimeout(total=seconds)
 
 
-async def warm_up(probe: Probe, settings: EngineSettings) -> None:
+async def warm_up(probe: Probe, settings: EngineSettings, on_step: Callable[[int, int], None]) -> None:
     """Have the engine compile what it compiles late and fill its prefix cache, so that the first user meets neither.
 
-    First requests were seen two to four times slower than later ones: Triton makes a kernel for each divisibility by 16
-    of the tokens in a batch that no CUDA graph was captured for. NotAnsweringError when a request fails.
+    A first request was seen to wait for seconds: Triton makes kernels for each multiple of 32 tokens in a batch that no
+    CUDA graph was captured for (docs/vllm.md, "Kernels"). `on_step` hears of each step how many of how many are over.
+    NotAnsweringError when a request fails.
     """
     deadline = settings.warmup_timeout
+    lengths = settings.warmup_prompt_lengths
+    total = len(settings.warmup_batches) + len(lengths) + len(settings.warmup_prompts)
+    done = count(1)
     for size in settings.warmup_batches:
         await asyncio.gather(*(probe.complete("one two three " * 8, 16, deadline) for _ in range(size)))
-    for length in settings.warmup_lengths:
+        on_step(next(done), total)
+    for length in lengths:
         unlike = Random(length)  # noqa: S311 - not a secret; nothing of it shall lie in the prefix cache
         await probe.complete(unlike.choices(_SMALL_IDS, k=length), 1, deadline)
+        on_step(next(done), total)
     for prompt in settings.warmup_prompts:
         await probe.chat(prompt, deadline)
+        on_step(next(done), total)

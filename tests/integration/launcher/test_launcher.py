@@ -146,13 +146,23 @@ async def test_system_prompts_are_warmed(tmp_path: Path):
 
 async def test_prompts_of_given_lengths_are_warmed(tmp_path: Path):
     """Prompts of exactly so many tokens are sent one after another, no two alike: none lies in the prefix cache."""
-    async with running(tmp_path, warmup_lengths=[130, 133], warmup_batches=[]) as run:
+    lengths = [130, {"first": 133, "last": 230, "step": 32}]
+    async with running(tmp_path, warmup_lengths=lengths, warmup_batches=[]) as run:
         await run.ready()
         async with run.engine() as engine, engine.get("/sim/requests") as answer:
             bodies = [one["body"] for one in await answer.json() if one["target"].startswith("/v1/")]
         prompts = [json.loads(body)["prompt"] for body in bodies[1:]]
-    assert [len(prompt) for prompt in prompts] == [130, 133]
-    assert prompts[0][:100] != prompts[1][:100]
+    assert [len(prompt) for prompt in prompts] == [130, 133, 165, 197, 229]
+    assert len({tuple(prompt[:16]) for prompt in prompts}) == len(prompts)
+
+
+async def test_a_warm_up_says_how_far_it_is(tmp_path: Path):
+    """The percent of the start rises with each part of a long warm-up, so that it does not look like a hang."""
+    async with running(tmp_path, warmup_lengths=[{"first": 1, "last": 20, "step": 1}], warmup_batches=[]) as run:
+        await run.ready()
+        told = [status.percent for status in run.seen if status.state == "warming"]
+    assert told == sorted(told)
+    assert set(told) == {95, 96, 97, 98, 99, 100}
 
 
 async def test_a_broken_warm_up_is_no_failure(tmp_path: Path):

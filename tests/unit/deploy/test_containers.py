@@ -101,6 +101,15 @@ def test_the_engine_has_the_launchers_flags(compose: dict[str, Any]) -> None:
     assert {word.split("=")[0] for word in given if word.startswith("--")} == set(wanted)
 
 
+def test_what_the_engine_compiles_outlives_its_container(compose: dict[str, Any]) -> None:
+    """Kernels and graphs lie in a named volume: a request waits for each that is missing."""
+    engine = compose["services"]["engine"]
+    [lasting] = [path for name, path in (each.split(":") for each in engine["volumes"]) if name == "compiled"]
+    assert "compiled" in compose["volumes"]
+    for variable in ("TRITON_CACHE_DIR", "VLLM_CACHE_ROOT"):
+        assert engine["environment"][variable].startswith(lasting + "/")
+
+
 def test_its_settings_hold(compose: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """gatehouse.yaml with the environment of the compose file is a valid configuration, and nginx's address is nginx's."""
     for name, value in compose["services"]["gateway"]["environment"].items():

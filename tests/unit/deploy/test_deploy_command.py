@@ -17,7 +17,7 @@ from gatehouse.deploy.systemd import Services, units
 from gatehouse.deploy.templates import fill, find_templates, is_whole
 from gatehouse.settings import Sections
 from gateway.config import GatewaySettings
-from launcher.config import EngineSettings
+from launcher.config import EngineSettings, engine_environment
 from tests.support.nginx import nginx_path
 
 ROOT = Path(__file__).parents[3]
@@ -187,6 +187,18 @@ def test_units_wait_as_long_as_a_stop_may_take() -> None:
     files = units(Services(sections, "/opt/gatehouse/bin/gatehouse"))
     assert "TimeoutStopSec=130\n" in files["gatehouse-gateway.service"]
     assert "TimeoutStopSec=160\n" in files["gatehouse-engine.service"]
+
+
+def test_what_the_engine_compiles_lasts() -> None:
+    """Triton's kernels go below HOME, vLLM's graphs below XDG_CACHE_HOME: the unit's own cache, which no stop empties."""
+    unit = units(Services(Sections(), "/x"))["gatehouse-engine.service"]
+    lines = [line.partition("=")[::2] for line in unit.splitlines() if "=" in line and not line.startswith("#")]
+    cache = "/var/cache/" + dict(lines)["CacheDirectory"]
+    variables = dict(pair.split("=") for name, given in lines if name == "Environment" for pair in given.split())
+    assert variables["HOME"] == variables["XDG_CACHE_HOME"] == cache
+    assert not {"TRITON_CACHE_DIR", "TRITON_HOME", "VLLM_CACHE_ROOT"} & variables.keys()
+    kept = engine_environment(EngineSettings(), "key", variables)
+    assert variables.items() <= kept.items(), "the launcher hands them on"
 
 
 def test_the_gateway_stops_before_its_engine() -> None:

@@ -100,6 +100,14 @@ def test_every_command_refuses_a_wrong_file(
         ("auth: {default_plan: gold}", "auth.default_plan: there is no plan 'gold'; plans are member, service"),
         ("engine: {kind: external}", "engine: kind: external needs url"),
         ("engine: {max_model_len: 64, warmup_lengths: [64]}", "warmup_lengths must lie between 1 and 63"),
+        ("engine: {warmup_lengths: [{first: 1, last: 8193}]}", "warmup_lengths must lie between 1 and 8191"),
+        ("engine: {warmup_lengths: [{first: 1, last: 8000, step: 1}]}", "are 8000 prompts, more than 1024"),
+        ("engine: {warmup_lengths: [{first: 9, last: 8}]}", "last must not be below first, 9, got 8"),
+        (
+            "engine: {warmup_lengths: [{frist: 9, last: 8, first: 1}]}",
+            "frist: there is no such key; did you mean first",
+        ),
+        ("engine: {warmup_lengths: [many]}", "engine.warmup_lengths.0.length: must be a valid integer"),
         ("engine: {extra_args: [--port, '1']}", "engine.extra_args: may not hold --port: set engine.port"),
     ],
 )

@@ -7,7 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from launcher.config import REFUSED_FLAGS, EngineSettings, contradiction, engine_argv, engine_environment, engine_url
+from launcher.config import (
+    MAX_WARMUP_LENGTHS,
+    REFUSED_FLAGS,
+    EngineSettings,
+    contradiction,
+    engine_argv,
+    engine_environment,
+    engine_url,
+)
 
 
 def test_default_argv_is_the_reference_box():
@@ -195,3 +203,29 @@ def test_an_address_of_spans_that_is_none(endpoint: str) -> None:
     """The message says what it may look like."""
     with pytest.raises(ValueError, match="must be a URL: http://HOST:4318/v1/traces"):
         EngineSettings(otlp_traces_endpoint=endpoint)
+
+
+def test_a_range_of_lengths_reaches_every_multiple_of_32():
+    """What the documentation advises: beyond a graph of 1,024 tokens one number in each 32, none of them divisible by 16."""
+    lengths = EngineSettings(warmup_lengths=[{"first": 1025, "last": 8191}]).warmup_prompt_lengths
+    assert {-(-length // 32) * 32 for length in lengths} == set(range(1056, 8193, 32))
+    assert len(lengths) == 224
+    assert all(length % 16 for length in lengths)
+
+
+_lengths = st.integers(-2, 9000)
+_ranges = st.fixed_dictionaries({"first": _lengths, "last": _lengths, "step": st.integers(-1, 9000)})
+
+
+@settings(deadline=None)
+@given(st.lists(_lengths | _ranges, max_size=5), st.integers(1, 9000))
+def test_a_warm_up_is_bounded(given: list[int | dict[str, int]], max_model_len: int):
+    """Whatever is given is refused, or is prompts that the model takes, and not too many."""
+    try:
+        engine = EngineSettings(warmup_lengths=given, max_model_len=max_model_len)
+    except ValidationError:
+        return
+    lengths = engine.warmup_prompt_lengths
+    assert len(lengths) <= MAX_WARMUP_LENGTHS
+    assert all(0 < length < max_model_len for length in lengths)
+    assert all((one if isinstance(one, int) else one["first"]) in lengths for one in given)
