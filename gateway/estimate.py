@@ -25,7 +25,7 @@ _SLICE_BYTES = 512
 _BASE64 = _LETTERS + _DIGITS + b"+/=-_"
 _BACKSLASH = b"\\"
 _ESCAPED_SLASH = b"\\/"  # how some JSON writers put a slash
-_BASE64_STRING = re.compile(rb'"(?:data:[^",]{0,100},)?(?=[^"]{%d})(?:[A-Za-z0-9+/=_-]++|\\/)*+"' % _SLICE_BYTES)
+_BASE64_STRING = re.compile(rb'"(?:data:[^",]{0,100},)?(?=[^"]{%d})(?:[A-Za-z0-9+/=_-]++|\\/)*"' % _SLICE_BYTES)
 # What a picture costs depends on the model (256 for Gemma 3, 1,300 for 1024² pixels in Qwen2-VL).
 IMAGE_TOKENS = 1024
 

@@ -62,7 +62,7 @@ _TAKE_PRIORITY = frozenset(Api) - {Api.MESSAGES}
 # do neither
 _NO_TOKEN_IDS = {"echo": (b"null", b"false"), "logprobs": (b"null", b"false"), "include_reasoning": (b"true",)}
 
-_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*"', re.DOTALL)
 _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")  # one level down is 1, one up -1 as a signed byte
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[{]}"))
 

@@ -13,7 +13,7 @@ import msgspec
 from gateway.context import Usage
 from gateway.usage import StreamMeter
 
-_USAGE = re.compile(rb',"usage":\{[^{}]*+(?:\{[^{}]*+\}[^{}]*+)*+\}')  # possessive: three times as fast
+_USAGE = re.compile(rb',"usage":\{[^{}]*+(?:\{[^{}]*+\}[^{}]*+)*\}')
 _TOKEN_IDS = re.compile(rb'("(?:prompt_)?token_ids":)\[[0-9,]*+\]')
 _OUTPUT_END = re.compile(  # of a chat's chunk and of a completion's
     rb'"finish_reason":null,(?:"stop_reason":null,"prompt_token_ids":null,)?"token_ids":\[([0-9][0-9,]*+)\]\}\]\}\n\n'
@@ -21,7 +21,7 @@ _OUTPUT_END = re.compile(  # of a chat's chunk and of a completion's
 _WITHOUT_IDS = b"null}]}\n\n"
 _EMPTY = b'"delta":{},"logprobs":null,'
 _EMPTY_CHUNK = _EMPTY + b'"finish_reason":null,"token_ids":['
-_EVENT = re.compile(rb"(?:(?!\r?\n)[^\n]*+\n)*+\r?\n")  # lines to an empty one
+_EVENT = re.compile(rb"(?:(?!\r?\n)[^\n]*+\n)*\r?\n")  # lines to an empty one
 _ERROR = b'data: {"error"'
 _ABORTED = b'"finish_reason":"abort"'
 _TERMINAL = b'"finish_reason":"'  # a chunk that ends its choice; in all others it is null

@@ -25,7 +25,7 @@ _KEYS = re.compile(
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 # a value after its name: quoted (perhaps inside a quoted text), an object or list (then all that follows goes), a word.
 # Possessive quantifiers: nothing that a caller sends makes it look twice at the same character
-_VALUE = r"""\s*+[:=]\s*+(?:\\*+"(?:[^"\\]|\\[^"]|\\"(?=[^\s,}\]:]))*+(?:\\*+")?|'[^']*+'?|[\[{].*|[^\s,;}\]"']++)"""
+_VALUE = r"""\s*+[:=]\s*+(?:\\*+"(?:[^"\\]|\\[^"]|\\"(?=[^\s,}\]:]))*(?:\\*+")?|'[^']*+'?|[\[{].*|[^\s,;}\]"']++)"""
 
 
 class Redactor:
