@@ -217,6 +217,7 @@ class _Passage(msgspec.Struct):
     async def _stream(self, connection: Connection, fields: str) -> web.StreamResponse:
         exchange, delivery = self.exchange, self.delivery
         meter = meter_of(self.route, self.shaped)
+        exchange.usage = meter.usage  # what has come so far: the chat tells it while the answer grows
         stream = Stream(connection, meter, delivery, exchange, fields, self.settings.next_token_seconds)
         try:
             while stream.runs:

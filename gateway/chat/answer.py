@@ -25,14 +25,8 @@ class _Choice(msgspec.Struct):
     finish_reason: str | None = None
 
 
-class _Usage(msgspec.Struct):
-    prompt_tokens: int = 0
-    completion_tokens: int | None = 0
-
-
 class _Chunk(msgspec.Struct):
     choices: list[_Choice] = []
-    usage: _Usage | None = None
 
 
 _decoder = msgspec.json.Decoder(_Chunk)
@@ -43,8 +37,6 @@ class Answer:
 
     def __init__(self) -> None:
         self.finish: str | None = None
-        self.prompt_tokens = 0
-        self.completion_tokens = 0
         self._content: list[str] = []
         self._reasoning: list[str] = []
 
@@ -58,9 +50,6 @@ class Answer:
                 chunk = _decoder.decode(line[5:])
             except msgspec.MsgspecError:  # [DONE], or an event of another kind
                 continue
-            if chunk.usage is not None:
-                self.prompt_tokens = chunk.usage.prompt_tokens
-                self.completion_tokens = chunk.usage.completion_tokens or 0
             for choice in chunk.choices[:1]:
                 self.finish = choice.finish_reason or self.finish
                 if thought := choice.delta.reasoning or choice.delta.reasoning_content:

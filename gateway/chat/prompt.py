@@ -44,10 +44,7 @@ def body_of(
     fields: dict[str, Any] = {name: value for name in _SENT if (value := getattr(params, name)) is not None}
     if params.max_tokens is not None and (left := max_model_len - _needed(messages)) > 0:
         fields["max_tokens"] = min(params.max_tokens, left)
-    options = {"include_usage": True, "continuous_usage_stats": True}
-    return msgspec.json.encode(
-        {"model": model, "messages": messages, "stream": True, "stream_options": options, **fields}
-    )
+    return msgspec.json.encode({"model": model, "messages": messages, "stream": True, **fields})
 
 
 def conversation(path: Sequence[Message | NewMessage]) -> list[dict[str, str]]:

@@ -160,11 +160,11 @@ class Run:
 
     def _flush(self, kind: Kind, text: str) -> None:
         self.replay.add(kind, {"text": text})
-        now = time.monotonic()
-        if self.answer.completion_tokens and now - self._usage_at >= USAGE_SECONDS:
+        now, usage = time.monotonic(), self.exchange.usage
+        if usage.completion_tokens and now - self._usage_at >= USAGE_SECONDS:
             self._usage_at = now
-            usage = {name: getattr(self.answer, name) for name in ("prompt_tokens", "completion_tokens")}
-            self.replay.add("usage", usage)
+            names = ("prompt_tokens", "completion_tokens")
+            self.replay.add("usage", {name: getattr(usage, name) for name in names})
 
     def ending(self) -> Ending:
         """What there is to keep, once the exchange has ended."""

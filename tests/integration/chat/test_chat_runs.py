@@ -359,6 +359,26 @@ async def test_an_engine_that_is_away(tmp_path: Path) -> None:
             assert line["duration_ms"] - line["overhead_ms"] >= 500
 
 
+async def test_a_growing_answer_tells_its_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The figures so far are those of the ids that the gateway counts; the engine is not asked for usage in every chunk."""
+    monkeypatch.setattr("gateway.chat.run.USAGE_SECONDS", 0)
+    async with simulator(knobs={"tps": 100}) as engine, gateway(engine.url, tmp_path, auth=OVER_HTTP) as gate:
+        ada = await member(gate)
+        chat = await ada.made(params={"max_tokens": 4000})
+        run = await ada.asked(chat)
+        await ada.frames(run, until=lambda frame: frame["t"] == "usage")
+        assert (await engine.metrics())[RUNNING] == 1
+        await ada.ok("DELETE", f"/api/runs/{run}")
+        told = [frame for frame in await ada.frames(run) if frame["t"] == "usage"]
+        whole = (await ada.message(chat, run))["usage"]
+        tokens = [frame["completion_tokens"] for frame in told]
+        assert 0 < tokens[0] <= tokens[-1] <= whole["completion_tokens"]
+        assert tokens == sorted(tokens)
+        assert {frame["prompt_tokens"] for frame in told} == {whole["prompt_tokens"]}
+        (sent,) = await bodies(engine)
+        assert (sent["return_token_ids"], sent["stream_options"]["continuous_usage_stats"]) == (True, False)
+
+
 @pytest.mark.parametrize("fault", ["die_mid_stream", "error_frame"])
 async def test_an_engine_that_dies_in_mid_answer(tmp_path: Path, fault: str) -> None:
     """What had come stays, with the error; the thread goes on from there."""
