@@ -8,7 +8,7 @@ import pytest
 
 from tests.web.backend import NAME, PASSWORD, Backend, Script
 from tests.web.chatpage import ChatPage
-from tests.web.measure import LONG_TASK_MS, Trace, document, giant_list, giant_table, pieces, traced
+from tests.web.measure import LONG_TASK_MS, Trace, document, giant_list, giant_table, pieces, slowness, traced
 
 pytestmark = [pytest.mark.web, pytest.mark.asyncio(loop_scope="session")]
 
@@ -29,28 +29,31 @@ async def attempts(
     backend.script.append(Script(content=[document(2_000)]))
     await page.ask("So that everything is fetched")
     await page.answered()
+    await slowness(page)  # the first time it is compiled, too
     seen: list[Trace] = []
     for attempt in range(2, 2 + ATTEMPTS):
         await page.button("New chat").click()
         backend.script.append(script())
+        before = await slowness(page)
         async with traced(page) as trace:
             await page.ask("Go")
             ended = asyncio.create_task(backend.chats.ended(attempt))
             while not ended.done():  # waiting in the page would itself keep it busy
                 await (meanwhile() if meanwhile else asyncio.wait([ended]))
         await page.answered()
+        trace.slowness = max(before, await slowness(page))
         assert len(trace.tasks) > 100
         print(trace.longest())
         seen.append(trace)
-        if max(trace.tasks) <= LONG_TASK_MS:
+        if trace.longest_task <= LONG_TASK_MS:
             break
-    return sorted(seen, key=lambda trace: -max(trace.tasks))
+    return sorted(seen, key=lambda trace: -trace.longest_task)
 
 
 async def test_no_long_task_while_16_kb_stream(page: ChatPage, backend: Backend) -> None:
     """Code, tables, Chinese and formulas, 16 KB in pieces of a few tokens: no task over 100 ms at CPU÷4."""
     seen = await attempts(page, backend, lambda: Script(content=pieces(document(16_000), PIECE), pause=0.008))
-    assert max(seen[-1].tasks) <= LONG_TASK_MS
+    assert seen[-1].longest_task <= LONG_TASK_MS
 
 
 async def test_no_long_task_at_the_end_of_100_kb(page: ChatPage, backend: Backend) -> None:
@@ -69,8 +72,10 @@ async def test_no_long_task_at_the_end_of_100_kb(page: ChatPage, backend: Backen
     best = seen[-1]
     assert len(best.keys) > 10
     print(f"{len(best.keys)} keys at CPU÷4: median {median(best.keys):.0f} ms, the slowest {max(best.keys):.0f} ms")
-    assert max(best.tasks) <= LONG_TASK_MS
-    assert median(best.keys) <= KEY_MS  # the slowest shares its task with whatever else the machine does
+    assert best.longest_task <= LONG_TASK_MS
+    assert (
+        median(best.keys) / best.slowness <= KEY_MS
+    )  # the slowest shares its task with whatever else the machine does
 
 
 @pytest.mark.parametrize(("giant", "kilobytes"), [(giant_list, 50), (giant_table, 32)])
@@ -81,4 +86,4 @@ async def test_no_long_task_in_one_giant_block(
     text = giant(kilobytes * 1024)
     start, rest = text[:-3000], text[-3000:] + "\n\nAnd a last line."
     seen = await attempts(page, backend, lambda: Script(content=[start, *pieces(rest, PIECE)], pause=PAUSE))
-    assert max(seen[-1].tasks) <= LONG_TASK_MS
+    assert seen[-1].longest_task <= LONG_TASK_MS
