@@ -73,9 +73,7 @@ async def test_no_long_task_at_the_end_of_100_kb(page: ChatPage, backend: Backen
     assert len(best.keys) > 10
     print(f"{len(best.keys)} keys at CPU÷4: median {median(best.keys):.0f} ms, the slowest {max(best.keys):.0f} ms")
     assert best.longest_task <= LONG_TASK_MS
-    assert (
-        median(best.keys) / best.slowness <= KEY_MS
-    )  # the slowest shares its task with whatever else the machine does
+    assert best.median_key <= KEY_MS  # the slowest shares its task with whatever else the machine does
 
 
 @pytest.mark.parametrize(("giant", "kilobytes"), [(giant_list, 50), (giant_table, 32)])
