@@ -12,6 +12,7 @@ usage: python bench/two_gpus/compare.py --config FILE --run FOLDER --out FOLDER 
     streams     B beside C: 1, 16, 63 and 512 users (`--streams`)
     most        how many streams before the 95th percentile of TTFT is over two seconds, B and C
     workers     B beside C with 1, 2 and 4 workers, 256 streams; the gateway's CPU per token
+    together    256 users of C, with 1, 2 and 4 workers, and 32 of B at the same moment: what the gateway adds for them
     shapes      B beside C: 5,000 tokens out, 7,000 in, 90 % of the prompt shared
     reference   `vllm bench serve` beside `gatehouse bench` on B
     fairness    chat users among 256 batch streams: at the engine alone, and through the gateway's priorities
@@ -25,6 +26,7 @@ its end, and begins no further round once it has had its time.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -33,8 +35,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -60,11 +62,20 @@ SECONDS = {
     "arrivals": 70,
     "streams": 100,
     "most": 45,
-    "workers": 50,
+    "workers": 120,
+    "together": 200,
     "plain": 150,
 }
 OTHER_SECONDS = 90
 CUT_SECONDS, RECORD_SECONDS = 3.0, 60.0
+
+
+@dataclass
+class Cost:
+    """What a target's rounds took beside their time."""
+
+    cpu_seconds: float = 0.0  # of the gateway
+    kernels: list[int] = field(default_factory=list)  # made by the engine, by round
 
 
 class Scenarios(Servers):
@@ -74,32 +85,39 @@ class Scenarios(Servers):
         self, targets: list[Target], workloads: Workload | dict[str, Workload], load: Load, rounds: int
     ) -> list[dict[str, Any]]:
         """The same load on each in turns; the CPU time of gateways goes with it. `workloads`: by target's name."""
+        costs = {target.name: Cost() for target in targets}
+
+        def run(target: Target) -> Round:
+            workload = workloads if isinstance(workloads, Workload) else workloads.get(target.name, self.short)
+            with self.counted(target, costs[target.name]):
+                return self.generate.run(target, workload, load)
+
+        done = interleave(targets, rounds, run, self.until)
+        return [
+            self.row([each for each in done if each.target == target.name], costs[target.name]) for target in targets
+        ]
+
+    @contextlib.contextmanager
+    def counted(self, target: Target, cost: Cost) -> Iterator[None]:
+        """Add to `cost` what is spent meanwhile: CPU time of this target's gateway, kernels that the engine makes."""
         groups = {"C Gatehouse": self.main} | {
             f"C{each}": Gatehouse(Server(self.run / f"workers-{each}")) for each in WORKERS
         }
-        cpu: dict[str, float] = {}
-        made: dict[str, list[int]] = {target.name: [] for target in targets}
+        processes = groups[target.name].gateways() if target.name in groups else []
+        before, kernels = cpu_seconds(processes), self.kernels()
+        yield
+        cost.cpu_seconds += cpu_seconds(processes) - before
+        cost.kernels.append(self.kernels() - kernels)
 
-        def run(target: Target) -> Round:
-            processes = groups[target.name].gateways() if target.name in groups else []
-            before, kernels = cpu_seconds(processes), self.kernels()
-            workload = workloads if isinstance(workloads, Workload) else workloads.get(target.name, self.short)
-            done = self.generate.run(target, workload, load)
-            cpu[target.name] = cpu.get(target.name, 0.0) + cpu_seconds(processes) - before
-            made[target.name].append(self.kernels() - kernels)
-            return done
-
-        done = interleave(targets, rounds, run, self.until)
-        rows = []
-        for target in targets:
-            row = figures([each for each in done if each.target == target.name])
-            row["kernels_made_by_round"] = made[target.name]
-            if target.name in groups and row["output_tokens"]:
-                row["gateway_cpu_us_per_token"] = round(cpu[target.name] / row["output_tokens"] * 1e6, 2)
-                row["gateway_cpu_share"] = round(cpu[target.name] / row["seconds"], 3)
-            rows.append(row)
-            _say(row)
-        return rows
+    def row(self, rounds: list[Round], cost: Cost) -> dict[str, Any]:
+        """The figures of one target, its cost with them."""
+        row = figures(rounds)
+        row["kernels_made_by_round"] = cost.kernels
+        if cost.cpu_seconds and row["output_tokens"]:
+            row["gateway_cpu_us_per_token"] = round(cost.cpu_seconds / row["output_tokens"] * 1e6, 2)
+            row["gateway_cpu_share"] = round(cost.cpu_seconds / row["seconds"], 3)
+        _say(row)
+        return row
 
     def load(self, streams: int, requests: int, rate: float | None = None) -> Load:
         """So many at once, less where this is a trial."""
@@ -168,10 +186,37 @@ class Scenarios(Servers):
 
     def workers(self) -> dict[str, Any]:
         """What more gateway workers change."""
-        self.gateways()
-        more = [Gatehouse(Server(self.run / f"workers-{each}")).target(f"C{each}") for each in WORKERS]
-        rows = self.beside([self.b(), self.c(), *more], self.varied, self.load(256, 512), 4)
+        rows = self.beside([self.b(), self.c(), *self.with_workers()], self.varied, self.load(256, 512), 12)
         return {"results": rows, "differences": [difference(rows[0], row) for row in rows[1:]]}
+
+    def with_workers(self) -> list[Target]:
+        """C with more workers."""
+        self.gateways()
+        return [Gatehouse(Server(self.run / f"workers-{each}")).target(f"C{each}") for each in WORKERS]
+
+    def together(self) -> dict[str, Any]:
+        """What the gateway adds for many users, beside a few at the engine itself: what that does, it does to both."""
+        targets = [self.c(), *self.with_workers()]
+        costs = {target.name: Cost() for target in targets}
+        beside: dict[str, list[Round]] = {target.name: [] for target in targets}
+
+        def run(target: Target) -> Round:
+            crowd, few = self.load(256, 1024), self.load(32, 128)
+            with self.counted(target, costs[target.name]):
+                loads = [(target, self.varied, crowd), (self.b(), self.varied, few)]
+                through, alone = self.generate.together(loads)
+            beside[target.name].append(alone.flowing)
+            return through
+
+        done = interleave(targets, 10, run, self.until)
+        rows, differences = [], []
+        for target in targets:
+            through = self.row([each for each in done if each.target == target.name], costs[target.name])
+            through |= figures([each.flowing for each in done if each.target == target.name])
+            alone = figures(beside[target.name])
+            rows += [alone, through]
+            differences.append(difference(alone, through))
+        return {"results": rows, "differences": differences}
 
     def shapes(self) -> dict[str, Any]:
         """Long answers, long prompts, shared prefixes."""

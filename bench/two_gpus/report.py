@@ -35,6 +35,7 @@ TITLES = {
     "streams": "Fewer and more users",
     "most": "Bursts",
     "workers": "More gateway workers",
+    "together": "256 users of the gateway and 32 of the engine at the same moment",
 }
 Row = dict[str, Any]
 
@@ -47,7 +48,7 @@ def value(row: Row, name: str, share: str = "p50") -> float | None:
 
 def rounds(row: Row, name: str) -> str:
     """The median of rounds, with its 95 % confidence interval or, of too few for one, with all that they came to."""
-    found, each = row[f"{name}_typical"], row[f"{name}_by_round"]
+    found, each = row.get(f"{name}_typical"), row.get(f"{name}_by_round", [])
     if found is None:
         return ""
     if found["low"] is None or found["high"] is None:
@@ -96,6 +97,7 @@ DIFFERENCES: dict[str, Callable[[Row], Any]] = {
     "tok/s lost %": lambda row: row["throughput_lost_percent"],
     "typical round %": lambda row: rounds(row, "throughput_lost_percent"),
     "while all run %": lambda row: rounds(row, "full_throughput_lost_percent"),
+    "a user's %": lambda row: rounds(row, "user_throughput_lost_percent"),
     "TTFT added p50 ms": lambda row: row["ttft_added_ms_p50"],
     "typical round ms": lambda row: rounds(row, "ttft_added_ms_p50"),
     "p99": lambda row: row["ttft_added_ms_p99"],

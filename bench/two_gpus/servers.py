@@ -124,7 +124,8 @@ class Servers:
         for workers in WORKERS:
             folder = self.run / f"workers-{workers}"
             if not Server(folder).processes:
-                config = {**shared, "engine": engine, "gateway": {"workers": workers}, "plans": _plans()}
+                gateway = {**self.config["gateway"], "workers": workers}
+                config = {**shared, "engine": engine, "gateway": gateway, "plans": _plans()}
                 redis = {"url": f"redis://127.0.0.1:{REDIS_PORT}/0", "namespace": f"workers{workers}"}
                 Gatehouse.start(folder, "gateway", {**config, "redis": redis}).listening()
 

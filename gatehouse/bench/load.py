@@ -10,9 +10,10 @@ import math
 import multiprocessing
 import random
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import msgspec
 import uvloop
@@ -59,6 +60,12 @@ class Round:
         end = sorted(answer.ended for answer in self.answers)[-at_once]
         tokens = sum(answer.completion_tokens * _share_within(answer, begin, end) for answer in self.answers)
         return tokens / (end - begin) if end > begin else None
+
+    @property
+    def flowing(self) -> "Round":
+        """Without each user's first answer, for all of them begin at one moment; the whole where nobody had another."""
+        later = sorted(self.answers, key=lambda answer: answer.began)[self.load.concurrency :]
+        return replace(self, answers=later) if later and self.load.rate is None else self
 
 
 def _share_within(answer: Answer, begin: float, end: float) -> float:
@@ -109,15 +116,43 @@ class Generator:
 
     def run(self, target: Target, workload: Workload, load: Load) -> Round:
         """Run one load to its end."""
-        first, self._next = self._next, self._next + load.requests
-        if self._pool is None:
-            return Round(target.name, load, uvloop.run(_run(target, workload, load, first)))
-        begin = time.monotonic() + self._HEAD_START
-        parts = []
-        for share in _split(load, self._processes):
-            parts.append(self._pool.submit(_share, target, workload, share, first, begin))
-            first += share.requests
-        return Round(target.name, load, [answer for part in parts for answer in part.result()])
+        return self.together([(target, workload, load)])[0]
+
+    def together(self, loads: Sequence[tuple[Target, Workload, Load]]) -> list[Round]:
+        """Run loads that begin at the same moment, each to its end. A process makes one of them, or all."""
+        requests = [load.requests for _, _, load in loads]
+        *firsts, self._next = accumulate(requests, initial=self._next)
+        if self._pool is None or self._processes < len(loads):
+            answers = uvloop.run(_run_all(loads, firsts))
+        else:
+            begin = time.monotonic() + self._HEAD_START
+            processes = _allot([load.concurrency for _, _, load in loads], self._processes)
+            parts = [self._submit(self._pool, *each, begin) for each in zip(loads, firsts, processes, strict=True)]
+            answers = [[answer for part in each for answer in part.result()] for each in parts]
+        return [Round(target.name, load, found) for (target, _, load), found in zip(loads, answers, strict=True)]
+
+    @staticmethod
+    def _submit(
+        pool: ProcessPoolExecutor, what: tuple[Target, Workload, Load], first: int, processes: int, begin: float
+    ) -> list[Future[list[Answer]]]:
+        target, workload, load = what
+        shares = _split(load, processes)
+        firsts = accumulate((share.requests for share in shares), initial=first)
+        return [
+            pool.submit(_share, target, workload, share, at, begin) for share, at in zip(shares, firsts, strict=False)
+        ]
+
+
+async def _run_all(loads: Sequence[tuple[Target, Workload, Load]], firsts: list[int]) -> list[list[Answer]]:
+    return await asyncio.gather(*(_run(*each, first) for each, first in zip(loads, firsts, strict=True)))
+
+
+def _allot(sizes: list[int], processes: int) -> list[int]:
+    """How many of the processes each gets: one at least, the others where most is left for each."""
+    given = [1] * len(sizes)
+    for _ in range(processes - len(sizes)):
+        given[max(range(len(sizes)), key=lambda at: sizes[at] / given[at])] += 1
+    return given
 
 
 def _split(load: Load, processes: int) -> list[Load]:

@@ -26,8 +26,8 @@ def figures(rounds: list[Round]) -> dict[str, Any]:
     """Sum up rounds of one load on one server. Times are ms; tokens are those that the server reported.
 
     `output_tokens_per_second` and `requests_per_minute` count from a round's first request to its last answer's end,
-    `full_tokens_per_second_by_round` only while all streams ran; requests that failed are in none of the figures but
-    `errors`.
+    `full_tokens_per_second_by_round` only while all streams ran, `user_tokens_per_second_by_round` over the time from a
+    request to its answer's end; requests that failed are in none of the figures but `errors`.
     """
     answers = [answer for each in rounds for answer in each.answers]
     good = [answer for answer in answers if answer.error is None]
@@ -48,6 +48,7 @@ def figures(rounds: list[Round]) -> dict[str, Any]:
         "output_tokens_per_second": round(sum(answer.completion_tokens for answer in good) / seconds, 2),
         "output_tokens_per_second_by_round": [round(each, 2) for each in each_round],
         "full_tokens_per_second_by_round": None if None in full else [round(each or 0.0, 2) for each in full],
+        "user_tokens_per_second_by_round": [_user_speed(_good(each)) for each in rounds],
         "ttft_ms_p50_by_round": [_median(answer.ttft for answer in _good(each)) for each in rounds],
         "tokens_per_second_of_a_stream": _percentiles(_speeds(good), 1.0),
         "ttft_ms": _percentiles((answer.ttft for answer in good), _MS),
@@ -60,6 +61,12 @@ def figures(rounds: list[Round]) -> dict[str, Any]:
 def _median(samples: Iterable[float | None]) -> float | None:
     known = [sample * _MS for sample in samples if sample is not None]
     return round(statistics.median(known), 3) if known else None
+
+
+def _user_speed(answers: list[Answer]) -> float | None:
+    """Tokens/s of one who waits for each answer and then asks again: times all users, what the server gives."""
+    seconds = sum(answer.ended - answer.began for answer in answers)
+    return round(sum(answer.completion_tokens for answer in answers) / seconds, 3) if seconds else None
 
 
 def _good(each: Round) -> list[Answer]:
@@ -94,8 +101,10 @@ def difference(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
     """How the second server does beside the first, under the same load in the same run.
 
     `…_typical` is the median of the rounds, each of the one beside the same round of the other: what a machine does
-    faster or slower from round to round is not in it.
+    faster or slower from round to round is not in it. Where the two had different loads at the same time, what each
+    gave in all says nothing, and is left out.
     """
+    alike = (first["concurrency"], first["requests"]) == (second["concurrency"], second["requests"])
 
     def lost(one: float, other: float) -> float | None:
         return round((1 - other / one) * 100, 3) if one else None
@@ -111,18 +120,23 @@ def difference(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
         found = (apart(one, other) for one, other in pairs if one is not None and other is not None)
         return [each for each in found if each is not None]
 
-    lost_by_round = by_round("output_tokens_per_second_by_round", lost)
-    full_lost = by_round("full_tokens_per_second_by_round", lost)
+    lost_by_round = by_round("output_tokens_per_second_by_round", lost) if alike else []
+    full_lost = by_round("full_tokens_per_second_by_round", lost) if alike else []
+    user_lost = by_round("user_tokens_per_second_by_round", lost)
     ttft_added = by_round("ttft_ms_p50_by_round", lambda one, other: round(other - one, 3))
     return {
         "of": second["target"],
         "beside": first["target"],
         "concurrency": first["concurrency"],
-        "throughput_lost_percent": lost(first["output_tokens_per_second"], second["output_tokens_per_second"]),
+        "throughput_lost_percent": (
+            lost(first["output_tokens_per_second"], second["output_tokens_per_second"]) if alike else None
+        ),
         "throughput_lost_percent_by_round": lost_by_round,
         "throughput_lost_percent_typical": _typical(lost_by_round),
         "full_throughput_lost_percent_by_round": full_lost,
         "full_throughput_lost_percent_typical": _typical(full_lost),
+        "user_throughput_lost_percent_by_round": user_lost,
+        "user_throughput_lost_percent_typical": _typical(user_lost),
         "ttft_added_ms_p50_by_round": ttft_added,
         "ttft_added_ms_p50_typical": _typical(ttft_added),
         **{f"ttft_added_ms_{share}": added("ttft_ms", share) for share in SHARES},

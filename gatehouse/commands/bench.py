@@ -54,6 +54,7 @@ def _http(_ctx: click.Context, _param: click.Parameter, value: Any) -> Any:
 @click.argument("url", required=False, callback=_http)
 @click.option("--compare", nargs=2, metavar="URL_A URL_B", callback=_http, help="Measure two servers, in turns.")
 @click.option("--direct", is_flag=True, help="Measure the running gateway beside its own engine, in turns.")
+@click.option("--together", is_flag=True, help="Measure two servers at the same time in place of in turns.")
 @click.option("--api-key", multiple=True, help="Key of the server; give it twice for two.  [env: OPENAI_API_KEY]")
 @click.option("--plan", help="Plan of the own token; its limits hold.  [default: auth.default_plan]")
 @click.option("--model", help="Name of the model; the configured one unless given.")
@@ -107,6 +108,7 @@ def bench(
     json_file: Path | None,
     plot_file: Path | None,
     direct: bool,
+    together: bool,
     eos: bool,
     **shape: Any,
 ) -> None:
@@ -117,6 +119,8 @@ def bench(
     """
     if sum(map(bool, (url, compare, direct))) > 1:
         raise click.UsageError("choose one of URL, --compare and --direct")
+    if together and not (compare or direct):
+        raise click.UsageError("--together needs two servers: --compare or --direct")
     chosen = compare or ((url,) if url else None)
     targets = _given(chosen, api_key) if chosen else _own(context, plan, direct=direct)
     workload = Workload(model or context.settings.engine.served_model_name, ignore_eos=not eos, **shape)
@@ -133,14 +137,20 @@ def bench(
             for target in targets:
                 run(target, Load(min(warmup, 8), warmup, timeout=timeout))
         for load in loads:
-            done = interleave(targets, rounds, lambda target, load=load: run(target, load))  # type: ignore[misc]
+            if together:
+                done = []
+                for _ in range(rounds):
+                    _progress(f"both at once: {load.requests} requests each, {load.concurrency} at once")
+                    done += [each.flowing for each in generate.together([(one, workload, load) for one in targets])]
+            else:
+                done = interleave(targets, rounds, lambda target, load=load: run(target, load))  # type: ignore[misc]
             found = [report.figures([each for each in done if each.target == target.name]) for target in targets]
             results += found
             if len(found) == 2:
                 differences.append(report.difference(*found))
     memory = _gpu_memory(targets)
     _progress("")
-    _tell(results, differences)
+    _tell(results, differences, together=together)
     if memory:
         click.echo("GPU memory in use here: " + ", ".join(f"{each['used_mib'] / 1024:.1f} GiB" for each in memory))
     content = report.document(workload, results, differences=differences, gpu_memory=memory)
@@ -214,7 +224,7 @@ def _surely(typical: dict[str, float | None]) -> str:
     return f" (a typical round {typical['value']}, 95 % sure: {typical['low']} to {typical['high']})"
 
 
-def _tell(results: list[dict[str, Any]], differences: list[dict[str, Any]]) -> None:
+def _tell(results: list[dict[str, Any]], differences: list[dict[str, Any]], *, together: bool) -> None:
     from rich.console import Console  # noqa: PLC0415 - only here
 
     console = Console(width=None if sys.stdout.isatty() else 140)
@@ -222,10 +232,13 @@ def _tell(results: list[dict[str, Any]], differences: list[dict[str, Any]]) -> N
     for row in results:
         for error, count in row["errors"].items():
             console.print(f"{row['target']}, {row['concurrency']} at once: {count} × {error}", highlight=False)
+    measure = "user_throughput_lost_percent" if together else "throughput_lost_percent"
     for each in differences:
+        lost = each[f"{measure}_typical"]
+        share = lost["value"] if together else each[measure]
         console.print(
-            f"{each['concurrency']} at once: {each['of']} loses {each['throughput_lost_percent']} % of the tokens/s"
-            f"{_surely(each['throughput_lost_percent_typical'])}, "
+            f"{each['concurrency']} at once: {each['of']} loses {share} % of the tokens/s"
+            f"{_surely(lost)}, "
             f"adds {each['ttft_added_ms_p50']} ms (p50) and {each['ttft_added_ms_p99']} ms (p99) to TTFT, "
             f"{each['itl_added_ms_p50']} ms to the next token (p50)",
             highlight=False,

@@ -60,6 +60,19 @@ def test_the_gateway_beside_its_engine(stack: Stack, tmp_path: Path) -> None:
     assert "loses" in done.stdout
 
 
+def test_both_at_the_same_time(stack: Stack, tmp_path: Path) -> None:
+    """Together, every request of the one runs beside one of the other; each user's first is not counted."""
+    file = tmp_path / "b.json"
+    words = ["--direct", "--together", "--plan", "service", "--concurrency", "2", "--requests", "6", "--rounds", "2"]
+    done = bench(stack, *words, "--warmup", "0", "--output-tokens", "40", "--json", str(file))
+    assert done.returncode == 0, done.stderr
+    content = json.loads(file.read_text())
+    assert [(row["target"], row["requests"]) for row in content["results"]] == [("engine", 8), ("gateway", 8)]
+    told = content["differences"][0]["user_throughput_lost_percent_typical"]["value"]
+    assert f"gateway loses {told} % of the tokens/s" in done.stdout
+    assert bench(stack, "--together", "--concurrency", "1").returncode == 2
+
+
 def test_refusals_are_counted_and_fail_the_command(stack: Stack) -> None:
     """A server that refuses gives no figures: each refusal is counted under its name, and the exit code is 1."""
     done = bench(

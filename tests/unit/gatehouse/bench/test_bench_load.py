@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gatehouse.bench.client import Answer, Target
-from gatehouse.bench.load import Load, Round, _split, interleave
+from gatehouse.bench.load import Load, Round, _allot, _split, interleave
 from gatehouse.bench.report import difference, figures
 from gatehouse.bench.workload import Workload
 
@@ -21,6 +21,25 @@ def test_a_load_is_divided_without_loss(concurrency: int, requests: int, process
     assert sum(part.requests for part in parts) == requests
     assert sum(part.rate or 0 for part in parts) > 5.99
     assert min(min(part.concurrency, part.requests) for part in parts) >= 1
+
+
+@given(st.lists(st.integers(1, 500), min_size=1, max_size=5), st.integers(5, 16))
+def test_loads_that_run_together_share_the_processes(sizes: list[int], processes: int) -> None:
+    """All processes are given out, each load gets one, and no process of one could be better used by another."""
+    given_out = _allot(sizes, processes)
+    assert sum(given_out) == processes
+    assert min(given_out) >= 1
+    fullest = max(size / count for size, count in zip(sizes, given_out, strict=True))
+    assert all(count == 1 or size / (count - 1) >= fullest for size, count in zip(sizes, given_out, strict=True))
+
+
+def test_what_flows() -> None:
+    """The first answer of each user is left out, in whatever order they came; of a rate, or of first ones only, none is."""
+    answers = [_answer(began, began + 1, [1.0], 2) for began in (9.0, 0.0, 0.1, 5.0)]
+    flowing = Round("it", Load(2, 4), answers).flowing
+    assert [answer.began for answer in flowing.answers] == [5.0, 9.0]
+    assert Round("it", Load(2, 4, rate=1.0), answers).flowing.answers == answers
+    assert Round("it", Load(4, 4), answers).flowing.answers == answers
 
 
 @given(st.integers(1, 300), st.floats(0, 1), st.integers(0, 1000))
@@ -110,6 +129,17 @@ def test_the_difference_of_two_servers() -> None:
     assert found["throughput_lost_percent"] == 20.0
     assert found["throughput_lost_percent_by_round"] == [20.0, 20.0]
     assert found["throughput_lost_percent_typical"]["value"] == 20.0
+    assert found["user_throughput_lost_percent_by_round"] == [20.0, 20.0]
     assert found["ttft_added_ms_p50"] == 250.0
     assert found["ttft_added_ms_p50_typical"]["value"] == 250.0
     assert found["itl_added_ms_p50"] == 0.0
+
+
+def test_the_difference_under_different_loads() -> None:
+    """What few users and many got in all is not compared; what each user got is."""
+    few = [Round("a", Load(1, 1), [_answer(0.0, 0.5, [0.5], 10)])]
+    many = [Round("b", Load(2, 2), [_answer(0.0, 0.75, [0.5], 10)] * 2)]
+    found = difference(figures(few), figures(many))
+    assert found["throughput_lost_percent"] is None
+    assert found["throughput_lost_percent_by_round"] == found["full_throughput_lost_percent_by_round"] == []
+    assert found["user_throughput_lost_percent_typical"]["value"] == 20.0
