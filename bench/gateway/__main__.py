@@ -28,17 +28,21 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0, help="of each load")
     parser.add_argument("--budget", action="store_true", help="the gateway with each layer taken out, instead of peers")
     parser.add_argument("--against", type=Path, help="the checkout of another version, to stand beside this one")
-    parser.add_argument("--python", default=sys.executable, help="that the gateway runs with; default: this one")
+    parser.add_argument("--python", action="append", help="that the gateway runs with; each named stands for itself")
     parser.add_argument("--out", type=Path, help="JSON file for the results; their plot goes beside it, as .png")
     chosen = parser.parse_args()
-    peers = PEERS | {"gatehouse": gatehouse(python=chosen.python)}
-    peers = {name: peers[name] for name in chosen.peers}
+    pythons: list[str] = chosen.python or [sys.executable]
+    if len(pythons) > 1 and (chosen.against or chosen.budget):
+        parser.error("--against and --budget take one --python")
+    peers: dict[str, Peer] = {}
+    for name in chosen.peers:
+        peers |= gatehouses(pythons) if name == "gatehouse" else {name: PEERS[name]}
     if chosen.against:
         other = "gatehouse, other version"
-        peers[other] = gatehouse(other, checkout=chosen.against.resolve(), python=chosen.python)
+        peers[other] = gatehouse(other, checkout=chosen.against.resolve(), python=pythons[0])
     if chosen.budget:
         peers = {"nginx": PEERS["nginx"]} | {
-            name: gatehouse(name, without=gone, python=chosen.python) for name, gone in report.BUDGET.items()
+            name: gatehouse(name, without=gone, python=pythons[0]) for name, gone in report.BUDGET.items()
         }
     machine = host.describe()
     found = report.with_added(measure(peers, chosen.measures, passes=chosen.passes, seconds=chosen.seconds))
@@ -50,6 +54,22 @@ def main() -> None:
         against = {"other_version": host.revision(chosen.against)} if chosen.against else {}
         host.write(chosen.out, machine | run | against | {"results": found})
         report.bars(found, chosen.out.with_suffix(".png"))
+
+
+def gatehouses(pythons: list[str]) -> dict[str, Peer]:
+    """The gateway on each of these interpreters; where there are several, their versions are its names.
+
+    Raises ValueError where two have the same.
+    """
+    if len(pythons) == 1:
+        return {"gatehouse": gatehouse(python=pythons[0])}
+    peers: dict[str, Peer] = {}
+    for python in pythons:
+        name = f"gatehouse, {host.interpreter(python)}"
+        if name in peers:
+            raise ValueError(f"two interpreters are {name.partition(', ')[2]}")
+        peers[name] = gatehouse(name, python=python)
+    return peers
 
 
 def _some(known: Iterable[str]) -> Callable[[str], list[str]]:

@@ -146,6 +146,11 @@ def write(file: Path, content: dict[str, Any]) -> None:
     file.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
 
 
+def interpreter(python: str) -> str:
+    """What it says that it is, such as `Python 3.11.7`."""
+    return subprocess.run([python, "--version"], capture_output=True, text=True, check=True).stdout.strip()
+
+
 def revision(checkout: Path) -> str:
     """Which commit a checkout is at."""
     argv = ["git", "-C", str(checkout), "describe", "--always", "--dirty"]
