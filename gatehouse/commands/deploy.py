@@ -1,6 +1,9 @@
 """`gatehouse deploy`: write the configuration of what stands around Gatehouse. Nothing is started, nothing reloaded."""
 
+import os
 import re
+import shutil
+import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +13,7 @@ import click
 
 from gatehouse.context import Context
 from gatehouse.deploy.certificate import self_signed
-from gatehouse.deploy.nginx import NginxSite, render, upstreams
+from gatehouse.deploy.nginx import NginxSite, render, upstreams, version_numbers
 from gatehouse.deploy.systemd import Services, units
 from gateway.chat.pages import find_static_dir, page_files
 
@@ -47,6 +50,26 @@ class _Plain(click.ParamType[str]):
         return str(value)
 
 
+class _Version(click.ParamType[tuple[int, ...]]):
+    name = "version"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        """Return its numbers; none for an empty text. Fails for what is no version."""
+        if not re.fullmatch(r"(\d+(\.\d+)*)?", value, re.ASCII):
+            self.fail(f"{value!r} is no version; expected one such as 1.26.3", param, ctx)
+        return version_numbers(value)
+
+
+def installed_nginx() -> str:
+    """The version of this machine's nginx; empty where there is none."""
+    program = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    if program is None:
+        return ""
+    said = subprocess.run([program, "-v"], capture_output=True, text=True, check=False).stderr
+    found = re.search(r"nginx/([\d.]*\d)", said)
+    return found[1] if found else ""
+
+
 _PATH = _Plain("path", r"/[\w./-]*")
 _USER = _Plain("user", r"[a-z_][a-z0-9_-]{0,31}")
 _UPSTREAM = _Plain("address", r"unix:/[\w./-]+|[\w.-]+:\d{1,5}|\[[0-9a-f:]+\]:\d{1,5}")
@@ -71,6 +94,14 @@ def deploy() -> None:
     type=_UPSTREAM,
     multiple=True,
     help="Where a gateway listens, unix:PATH or HOST:PORT; several times for several.  [default: this one's]",
+)
+@click.option(
+    "--nginx-version",
+    "version",
+    type=_Version(),
+    default=installed_nginx,
+    show_default="this machine's",
+    help="Of the nginx that reads it.",
 )
 @click.option("--static-root", type=_PATH, default=NginxSite.static_root, show_default=True, help="See deploy static.")
 @click.option("--acme-dir", type=_PATH, default=NginxSite.acme_dir, show_default=True, help="certbot's --webroot-path.")

@@ -35,6 +35,7 @@ ERRORS: Final = {
     505: (505, "version_not_supported", "This version of HTTP is not spoken here."),
 }
 _COME_AGAIN = (429, 502, 503, 504)
+_HTTP2_DIRECTIVE = (1, 25, 1)  # the first version that knows `http2 on;`, and warns of the word after `listen`
 
 
 class _ProxyError(GatewayError):
@@ -52,6 +53,7 @@ class NginxSite:
     domain: str
     upstreams: tuple[str, ...]  # `unix:PATH` or `HOST:PORT` of each worker
     settings: GatewaySettings = field(default_factory=GatewaySettings)
+    version: tuple[int, ...] = ()  # of that nginx; not known: what every version takes
     basic_auth: bool = False
     certificate: str = "gatehouse/tls/fullchain.pem"  # relative: to the folder of nginx.conf
     certificate_key: str = "gatehouse/tls/privkey.pem"
@@ -100,6 +102,11 @@ def upstreams(settings: GatewaySettings) -> tuple[str, ...]:
     return (f"{_near(settings.host)}:{settings.port}",)
 
 
+def version_numbers(version: str) -> tuple[int, ...]:
+    """`1.26.3` → (1, 26, 3); none of an empty text."""
+    return tuple(map(int, version.split("."))) if version else ()
+
+
 def _near(host: str) -> str:
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - who listens everywhere is near, too
     return f"[{host}]" if ":" in host else host
@@ -108,7 +115,8 @@ def _near(host: str) -> str:
 def _values(site: NginxSite) -> dict[str, str]:
     settings = site.settings
     longest = max(settings.total_seconds, settings.first_token_seconds, settings.next_token_seconds)
-    https = [f"{address}:{site.https_port} ssl http2" for address in site.addresses]
+    word, directive = ("", ["http2 on;"]) if site.version >= _HTTP2_DIRECTIVE else (" http2", [])
+    https = [f"{address}:{site.https_port} ssl{word}" for address in site.addresses]
     http = [f"{address}:{site.http_port}" for address in site.addresses]
     temp = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi") if site.temp_dir else ()
     credentials = {"Authorization": '""', "X-Api-Key": "$gatehouse_api_key"} if site.basic_auth else {}
@@ -125,8 +133,8 @@ def _values(site: NginxSite) -> dict[str, str]:
         "ERROR_PAGES": "\n".join(errors),
         "HEAD_SECONDS": str(ceil(settings.head_seconds)),
         "LISTEN_HTTP_DEFAULT": _lines(f"listen {each} default_server;" for each in http),
-        "LISTEN_HTTPS": _lines(f"listen {each};" for each in https),
-        "LISTEN_HTTPS_DEFAULT": _lines(f"listen {each} default_server;" for each in https),
+        "LISTEN_HTTPS": _lines([*(f"listen {each};" for each in https), *directive]),
+        "LISTEN_HTTPS_DEFAULT": _lines([*(f"listen {each} default_server;" for each in https), *directive]),
         "LOGINS_BURST": str(site.logins_per_second * 10),
         "LOGINS_PER_SECOND": str(site.logins_per_second),
         "LOG_DIR": site.log_dir,

@@ -31,8 +31,9 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
+from gatehouse.commands.deploy import installed_nginx
 from gatehouse.deploy.certificate import self_signed
-from gatehouse.deploy.nginx import NginxSite, render
+from gatehouse.deploy.nginx import NginxSite, render, version_numbers
 from tests.support.needs import free_ports, missing
 
 DOMAIN = "localhost"
@@ -171,6 +172,7 @@ def _site(folder: Path, servers: tuple[str, ...], changes: dict[str, Any]) -> Ng
     fields: dict[str, Any] = {
         "domain": DOMAIN,
         "upstreams": servers,
+        "version": version_numbers(installed_nginx()),
         "addresses": ("127.0.0.1",),
         "https_port": https_port,
         "http_port": http_port,

@@ -121,6 +121,13 @@ def test_its_settings_hold(compose: dict[str, Any], monkeypatch: pytest.MonkeyPa
     assert str(settings.engine.api_key_file) == f"/run/secrets/{compose['services']['gateway']['secrets'][0]}"
 
 
+def test_nginxs_configuration_is_made_for_its_image(compose: dict[str, Any]) -> None:
+    """docs/compose.md has `deploy nginx` write for the version that the compose file runs."""
+    image = compose["services"]["nginx"]["image"]
+    [version] = re.findall(r"--nginx-version (\S+)", (ROOT / "docs/compose.md").read_text("utf-8"))
+    assert image == f"nginx:{version}-alpine"
+
+
 def test_mounted_files_are_there_and_prometheus_takes_its_own(compose: dict[str, Any], tmp_path: Path) -> None:
     """Each file of this repository that a container sees exists (nginx's are made); promtool accepts the scrape targets."""
     for service in compose["services"].values():

@@ -6,12 +6,14 @@ import re
 import shutil
 import stat
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 from gatehouse.cli import gatehouse
+from gatehouse.commands.deploy import installed_nginx
 from gatehouse.deploy.nginx import ERRORS, NginxSite, render, upstreams
 from gatehouse.deploy.systemd import Services, units
 from gatehouse.deploy.templates import fill, find_templates, is_whole
@@ -38,7 +40,8 @@ def nginx(folder: Path) -> subprocess.CompletedProcess[str]:
 def test_nginx_takes_what_is_written(tmp_path: Path, flags: list[str]) -> None:
     """`nginx -t` finds nothing to complain of in the folder that the command fills, warnings included.
 
-    Folders of the machine (log, pid, temp, user) are replaced by the test's own, the rest is as the user gets it.
+    What belongs to the machine (ports, log, pid, temp, user) is replaced by the test's own, the rest is as the user
+    gets it.
     """
     result = run("nginx", "--domain", "chat.example.com", "--self-signed", "--out", tmp_path, *flags)
     assert result.exit_code == 0, result.output
@@ -51,9 +54,46 @@ def test_nginx_takes_what_is_written(tmp_path: Path, flags: list[str]) -> None:
     file.write_text(text.replace("sendfile on;", f"sendfile on; {temp}"))
     log = tmp_path / "gatehouse/http.conf"
     log.write_text(log.read_text().replace("/var/log/nginx", str(tmp_path)))
+    server = tmp_path / "gatehouse/server.conf"  # nginx -t opens the ports, unless somebody has them
+    server.write_text(re.sub(r"(?m)^( +listen \S+):(80|443)\b", r"\1:10\2", server.read_text()))
     checked = nginx(tmp_path)
     assert checked.returncode == 0, checked.stderr
     assert "[warn]" not in checked.stderr
+
+
+@pytest.mark.parametrize(
+    ("version", "directive"), [((), False), ((1, 25, 0), False), ((1, 25, 1), True), ((1, 28), True)]
+)
+def test_http2_is_asked_for_in_the_versions_own_words(version: tuple[int, ...], directive: bool) -> None:
+    """From 1.25.1 on `http2 on;` stands in each server with TLS; before, and where nothing is known, it follows `listen`."""
+    text = render(replace(SITE, version=version))["gatehouse/server.conf"]
+    assert text.count(" ssl http2") == (0 if directive else 4)
+    assert text.count("    http2 on;\n") == (2 if directive else 0)
+
+
+@pytest.mark.parametrize(
+    ("said", "version"),
+    [("nginx/1.26.3", "1.26.3"), ("nginx/1.24.0 (Ubuntu)", "1.24.0"), ("openresty/1.27.1.2", ""), (None, "")],
+)
+def test_the_machines_nginx_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str | None, version: str
+) -> None:
+    """What `nginx -v` says of itself; without an nginx, or of a relative's numbers, nothing is known."""
+    program = tmp_path / "nginx"
+    if said is not None:
+        program.write_text(f"#!/bin/sh\necho 'nginx version: {said}' >&2\n")
+        program.chmod(0o755)
+    monkeypatch.setattr(shutil, "which", lambda *_args, **_how: str(program) if said is not None else None)
+    assert installed_nginx() == version
+
+
+def test_another_machines_nginx_can_be_named() -> None:
+    """`--nginx-version` goes before the one that is here."""
+    assert "http2 on;" in run("nginx", "--domain", "a.example", "--nginx-version", "1.28").output
+    assert " ssl http2;" in run("nginx", "--domain", "a.example", "--nginx-version", "1.24.0").output
+    refused = run("nginx", "--domain", "a.example", "--nginx-version", "latest")
+    assert refused.exit_code == 2
+    assert "'latest' is no version; expected one such as 1.26.3" in refused.output
 
 
 def test_a_key_and_credentials_are_private(tmp_path: Path) -> None:
