@@ -4,14 +4,17 @@ import asyncio
 import contextlib
 import logging
 import socket
+import sys
 from collections.abc import AsyncIterator, Callable, Iterable
+from typing import Any
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 # what aiohttp waits for handlers after the drain; measured: it may take twice as long
 SHUTDOWN_SECONDS = 0.5
-
+# from 3.13 on event loops remove a Unix socket's file when they end to serve on it; here only who bound it does
+_FILE_STAYS: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
 
 log = logging.getLogger("gatehouse.http")
 
@@ -81,5 +84,5 @@ class _UnixSockSite(web.SockSite):
         await web.BaseSite.start(self)
         assert self._runner.server is not None  # noqa: S101 - `_accept` gets one that is set up
         self._server = await asyncio.get_running_loop().create_unix_server(
-            self._runner.server, sock=self._sock, backlog=self._backlog
+            self._runner.server, sock=self._sock, backlog=self._backlog, **_FILE_STAYS
         )
