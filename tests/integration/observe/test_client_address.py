@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -23,7 +24,10 @@ V1 = f"PROXY TCP4 {CALLER} 192.0.2.1 1 2\r\n".encode()
 async def ask(
     gate: RunningGateway, source: str, name: str, *, first: bytes = b"", forwarded: tuple[str, ...] = ()
 ) -> bytes:
-    """One request from an address of loopback, whose bytes come one by one; what is answered."""
+    """One request from an address of loopback, whose bytes come one by one; what is answered.
+
+    Who is refused and sends on gets a reset: then it is what came before.
+    """
     wire = socket.socket()
     wire.setblocking(False)
     wire.bind((source, 0))
@@ -36,12 +40,11 @@ async def ask(
         writer.write(first[at : at + 1])
         await writer.drain()
     writer.write(head)
-    try:
-        return await asyncio.wait_for(reader.read(), 60)
-    except ConnectionError:
-        return b""
-    finally:
-        writer.close()
+    answer = b""
+    with contextlib.closing(writer), contextlib.suppress(ConnectionError):
+        while piece := await asyncio.wait_for(reader.read(65_536), 60):
+            answer += piece
+    return answer
 
 
 async def address(gate: RunningGateway, *args: str, **how: object) -> str:
