@@ -36,7 +36,8 @@ NGINX = """
 daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/error.log;
 events {{ worker_connections 8192; }}
 http {{
-  access_log off; client_body_temp_path {folder}; proxy_temp_path {folder}; client_body_buffer_size 256k;
+  access_log off; client_body_buffer_size 256k; client_body_temp_path {folder}; proxy_temp_path {folder};
+  fastcgi_temp_path {folder}; uwsgi_temp_path {folder}; scgi_temp_path {folder};
   upstream engine {{ server 127.0.0.1:{engine}; keepalive 1024; }}
   server {{
     listen 127.0.0.1:{port} backlog=4096;
