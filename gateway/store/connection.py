@@ -15,6 +15,7 @@ from sqlalchemy.util import greenlet_spawn
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 Rows = CursorResult[*tuple[Any, ...]]
+_closing: set[asyncio.Task[None]] = set()  # the event loop itself does not keep them
 
 
 class AsyncConnection:
@@ -52,7 +53,12 @@ class AsyncConnection:
 @asynccontextmanager
 async def begun(engine: Engine) -> AsyncIterator[AsyncConnection]:
     """A connection in a transaction, which is committed at the end, and rolled back on any exception."""
-    connection = await greenlet_spawn(engine.connect)
+    connecting = asyncio.create_task(greenlet_spawn(engine.connect))
+    try:
+        connection = await asyncio.shield(connecting)
+    except asyncio.CancelledError:  # aiosqlite would lose what its thread has opened meanwhile
+        connecting.add_done_callback(_close)
+        raise
     try:
         transaction = await greenlet_spawn(connection.begin)
         try:
@@ -64,6 +70,14 @@ async def begun(engine: Engine) -> AsyncIterator[AsyncConnection]:
     finally:
         # whoever is cancelled here, the connection goes back to the pool
         await asyncio.shield(asyncio.create_task(greenlet_spawn(connection.close)))
+
+
+def _close(connecting: asyncio.Task[Connection]) -> None:
+    """Give back what nobody waits for any more."""
+    if not connecting.cancelled() and connecting.exception() is None:
+        closing = asyncio.create_task(greenlet_spawn(connecting.result().close))
+        _closing.add(closing)
+        closing.add_done_callback(_closing.discard)
 
 
 async def closed(engine: Engine) -> None:
