@@ -30,6 +30,15 @@ SETTINGS: dict[str, Any] = {
     "model_aliases": ["alias"],
 }
 USAGE = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
+IN_AND_OUT = {"input_tokens": 1, "output_tokens": 1}
+STREAMS: dict[bytes, list[dict[str, Any]]] = {
+    b"/v1/responses": [{"type": "response.completed", "response": {"id": "resp_1", "usage": IN_AND_OUT}}],
+    b"/v1/messages": [
+        {"type": "message_start", "message": {"usage": IN_AND_OUT}},
+        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": IN_AND_OUT},
+        {"type": "message_stop"},
+    ],
+}
 
 
 @dataclass
@@ -74,11 +83,17 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
         yield World(engine, gate, edge, session, edge.tls)
 
 
+def stream(path: bytes) -> list[bytes]:
+    """The events of a whole answer, in the words of the path's API."""
+    if path not in STREAMS:
+        event = {"choices": [{"index": 0, "delta": {"content": "x"}, "finish_reason": "stop"}], "usage": USAGE}
+        return [f"data: {json.dumps(event)}\n\n".encode(), b"data: [DONE]\n\n"]
+    return [f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode() for event in STREAMS[path]]
+
+
 def answer(head: bytes, body: bytes) -> Script:
     """Something well-formed for each route."""
     if json.loads(body or b"{}").get("stream"):
-        event = {"choices": [{"index": 0, "delta": {"content": "x"}, "finish_reason": "stop"}], "usage": USAGE}
-        events = [f"data: {json.dumps(event)}\n\n".encode(), b"data: [DONE]\n\n"]
-        return Script([chunked(events, "content-type: text/event-stream")])
+        return Script([chunked(stream(head.split(b" ")[1]), "content-type: text/event-stream")])
     said = {"id": "chatcmpl-1", "model": MODEL, "choices": [], "usage": USAGE}
     return Script([http_answer(json.dumps(said).encode(), "content-type: application/json")])

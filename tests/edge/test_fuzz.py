@@ -61,6 +61,16 @@ async def test_mutated_bytes(world: World) -> None:
     assert not [line for line in world.gate.log_lines() if line["status"] >= 500 and line["error_code"] != "login_busy"]
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"])
+async def test_what_is_streamed_to_generated_requests_is_whole(world: World, path: str) -> None:
+    """Of each API: a stream without its API's last event would be the engine's failure, and a 503."""
+    asked = {"stream": True, "max_tokens": 1, "prompt": "x", "messages": [{"role": "user", "content": "x"}]}
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    async with world.gate.http.post(world.gate.url + path, json=asked, headers=headers) as streamed:
+        assert streamed.status == 200
+        assert await streamed.read()
+
+
 async def test_generated_requests(world: World, tmp_path: Path) -> None:
     """What schemathesis makes of docs/openapi.yaml: no 5xx, answers as documented, no route without credentials."""
     # one worker: threads that parse Python at once fail in 3.11 ("AST constructor recursion depth mismatch")
