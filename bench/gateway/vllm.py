@@ -7,7 +7,9 @@ both halves of a round: so the gateway takes no CPU from the engine, and its own
 on each, in turning order; what was lost is the median over rounds, with its 95 % confidence interval. On a machine
 that does other work tokens a second say little: the engine's CPU time a token, with and without, is the steadier
 figure. A gateway that holds requests back, so that the engine's batches are smaller, makes it dearer; so do the token
-ids that the gateway asks for, which are asked of the engine itself, too, as a third way.
+ids that the gateway asks for, which are asked of the engine itself, too, as a third way. Last, half of the users are at
+the engine itself while the others are at the gateway (`together`): all that the gateway adds for its users is in that,
+and nothing that it costs the engine, which hits both.
 """
 
 import argparse
@@ -23,7 +25,7 @@ from bench.gateway import host, report
 from bench.gateway.host import cpu, tree
 from gatehouse.bench.client import Target
 from gatehouse.bench.load import Load, Round, generator, interleave
-from gatehouse.bench.report import figures
+from gatehouse.bench.report import difference, figures
 from gatehouse.bench.stats import percentile
 from gatehouse.bench.workload import Workload
 from tests.support.real_engine import install, real_engine
@@ -32,6 +34,7 @@ from tests.support.stack import Stack, running_stack
 START_SECONDS = 600.0
 WORKLOAD = Workload("gpt-oss-20b", "completions", input_tokens=64, output_tokens=128)
 LOAD = Load(concurrency=8, requests=16)
+HALF = Load(concurrency=4, requests=16)
 # what the gateway asks of every stream, asked of the engine itself: how much of the difference is that
 TOKEN_IDS = replace(WORKLOAD, fields={"stream_options": {"include_usage": True}, "return_token_ids": True})
 
@@ -98,15 +101,23 @@ def measure(stack: Stack, rounds: int) -> dict[str, Any]:
         for way in ways:
             load(way)  # warm
         done = interleave(ways, rounds, run)
+        together = [
+            each.flowing
+            for _ in range(rounds)
+            for each in generate.together([(way, replace(WORKLOAD, spread=0.5), HALF) for way in (direct, through)])
+        ]
     rows = [figures([each for each in done if each.target == way.name]) for way in ways]
-    if any(row["errors"] for row in rows):
-        raise RuntimeError(f"requests failed: {[row['errors'] for row in rows]}")
+    beside = [figures([each for each in together if each.target == way.name]) for way in (direct, through)]
+    if any(row["errors"] for row in (*rows, *beside)):
+        raise RuntimeError(f"requests failed: {[row['errors'] for row in (*rows, *beside)]}")
     return {
         "workload": asdict(WORKLOAD),
         "sent": asdict(LOAD),
         "rounds": rounds,
         **summary(rows, used),
+        "together": difference(*beside),
         "results": rows,
+        "results_together": beside,
     }
 
 

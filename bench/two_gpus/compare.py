@@ -277,7 +277,7 @@ class Scenarios(Servers):
         argv = [*self.config["engine"]["command"], "bench", "serve", "--backend", "openai", "--base-url", engine.url]
         argv += ["--endpoint", "/v1/completions", "--model", self.short.model]
         argv += ["--tokenizer", self.config["engine"]["model"]]
-        argv += ["--dataset-name", "random", "--random-input-len", "128"]
+        argv += ["--dataset-name", "random", "--random-input-len", "128", "--temperature", "0"]
         argv += ["--random-output-len", str(self.short.output_tokens), "--ignore-eos", "--num-prompts"]
         argv += [
             str(load.requests),
