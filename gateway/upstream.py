@@ -211,8 +211,13 @@ class Connection(asyncio.Protocol):
             self._transport.write_eof()
 
     def abort(self) -> None:
-        """Close at once. The engine sees the disconnect and stops generating (8-54 ms, docs/vllm.md)."""
+        """Close at once. The engine sees the disconnect and stops generating (8-54 ms, docs/vllm.md).
+
+        Nobody waits for it any more. What was raised holds the calls that it went through, and so this connection.
+        """
         self._stop_timer()
+        self._waiter = None
+        self._failure = UpstreamClosed("it was closed here")
         if self._transport is not None:
             self._transport.abort()
 
@@ -285,6 +290,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """End of the connection: the end of an answer only if the answer was delimited by it."""
         self._stop_timer()
+        del self._parser  # it holds this connection, and what holds itself stays until the garbage collector comes by
         if self._until_close and exc is None:
             self._complete = True
             self._wake()
