@@ -3,10 +3,11 @@
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from typing import Any
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import Executable, delete, func, select, update
 
 from gateway.store import schema
 from gateway.store.database import Database
@@ -60,10 +61,8 @@ class UsageRows:
         Position and sums change together or not at all: that is why nothing is counted twice.
         """
         async with self._database.write() as connection:
-            dialect: Any = import_module(f"sqlalchemy.dialects.{connection.dialect.name}")  # not both: they load slowly
-            insert = dialect.insert
-            new = insert(_POSITIONS).values(file=file, position=0, read_at=time.time())
-            await connection.execute(new.on_conflict_do_nothing())
+            begin, add = _statements(connection.dialect.name)
+            await connection.execute(begin, {"file": file, "position": 0, "read_at": time.time()})
             query = select(_POSITIONS.c.position).where(_POSITIONS.c.file == file).with_for_update()
             if (await connection.execute(query)).scalar_one() != start:
                 return False
@@ -72,9 +71,6 @@ class UsageRows:
             if sums:
                 # in one order everywhere: two who add at once do not wait for each other in a circle
                 rows = sorted(sums.items(), key=lambda item: _values(item[0], KEYS))
-                row = insert(_USAGE)
-                more = {name: _USAGE.c[name] + row.excluded[name] for name in FIGURES}
-                add = row.on_conflict_do_update(index_elements=list(KEYS), set_=more)
                 await connection.execute(add, [_fields(key, KEYS) | _fields(total, FIGURES) for key, total in rows])
         return True
 
@@ -99,6 +95,20 @@ class UsageRows:
         async with self._database.write() as connection:
             old = delete(_POSITIONS).where(_POSITIONS.c.read_at < now - KEEP_POSITIONS)
             return (await connection.execute(old)).rowcount
+
+
+@cache
+def _statements(dialect: str) -> tuple[Executable, Executable]:
+    """What begins a file and what adds to sums, where such a row may be there. Made once: a hundred objects of the
+    second hold each other, and sums are added each second.
+    """
+    insert: Any = import_module(f"sqlalchemy.dialects.{dialect}").insert  # not both dialects: they load slowly
+    row = insert(_USAGE)
+    more = {name: _USAGE.c[name] + row.excluded[name] for name in FIGURES}
+    return (
+        insert(_POSITIONS).on_conflict_do_nothing(),
+        row.on_conflict_do_update(index_elements=list(KEYS), set_=more),
+    )
 
 
 def _fields(value: object, names: Collection[str]) -> dict[str, Any]:
