@@ -11,9 +11,10 @@ import datetime as dt
 import hashlib
 import logging
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
+from typing import BinaryIO
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -25,6 +26,7 @@ _log = logging.getLogger("gatehouse.usage")
 
 READ_SECONDS = 1.0  # between two looks at the record
 BATCH_BYTES = 2 * 1024 * 1024  # in one transaction: some 5,000 lines
+BUFFER_BYTES = 64 * 1024
 PURGE_SECONDS = 86_400.0
 _MINUTE = len("2026-11-22T11:36")
 
@@ -110,14 +112,29 @@ class UsageBook:
 
     def _read(self, path: Path, name: str, start: int) -> tuple[int, dict[UsageKey, UsageSum], bool] | None:
         """The sums of the whole lines from `start` on, where they end, and whether there are more behind them."""
-        with path.open("rb") as file:
-            first = file.readline(BATCH_BYTES)
-            if _name(first) != name:
+        with path.open("rb", buffering=BUFFER_BYTES) as file:
+            if _name(file.readline(BATCH_BYTES)) != name:
                 return None
             file.seek(start)
-            data = file.read(BATCH_BYTES)
-        whole = data.rfind(b"\n") + 1
-        return start + whole, sums(data[:whole].splitlines(), self._zone), whole > 0 and len(data) == BATCH_BYTES
+            lines = _WholeLines(file)
+            found = sums(lines, self._zone)
+        return start + lines.size, found, lines.size >= BATCH_BYTES
+
+
+class _WholeLines:
+    """The next lines of a file, of BATCH_BYTES or a little more; `size` is how many bytes were read of them.
+
+    One after the other: each of the threads that may read would keep the memory that a batch once took.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.size = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        while self.size < BATCH_BYTES and (line := self._file.readline(BATCH_BYTES)).endswith(b"\n"):
+            self.size += len(line)
+            yield line
 
 
 def sums(lines: Iterable[bytes], zone: dt.tzinfo) -> dict[UsageKey, UsageSum]:
@@ -129,7 +146,7 @@ def sums(lines: Iterable[bytes], zone: dt.tzinfo) -> dict[UsageKey, UsageSum]:
             # the day of its minute is its day; lines of the same minute come by the thousand
             day = _day(f"{line.ts[:_MINUTE]}Z" if line.ts.endswith("Z") else line.ts, zone)
         except (msgspec.MsgspecError, ValueError):
-            if raw:
+            if raw.strip():
                 _log.warning("usage: a line of the record is damaged and counts nothing")
             continue
         if line.subject is None or line.model is None:

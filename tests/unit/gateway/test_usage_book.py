@@ -2,11 +2,13 @@
 
 import asyncio
 import datetime as dt
+import gc
 import json
 import random
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -15,7 +17,7 @@ import pytest
 
 from gateway.logs.file import LogFile
 from gateway.store import Store
-from gateway.store.usage import FIGURES, UsageKey
+from gateway.store.usage import FIGURES, UsageKey, UsageSum
 from gateway.usage_book import UsageBook, sums
 from tests.support.postgresql import PostgresqlServer
 from tests.unit.gateway.store.conftest import address, postgresql
@@ -108,6 +110,55 @@ async def test_many_readers_at_once_count_once(store: Store, tmp_path: Path) -> 
             file.writelines(line(number) for number in range(start, start + 100))
         await asyncio.gather(*(reader.catch_up() for reader in readers))
     assert (await total(store))["requests"] == 400
+
+
+async def test_sums_are_added_without_leaving_anything_to_the_garbage_collector(store: Store) -> None:
+    """The statement, whose parts hold each other, is made once, not each second."""
+
+    async def add(start: int) -> None:
+        assert await store.usage.add("file", start, start + 1, {UsageKey("day", "alice", "", "m"): UsageSum(1)})
+
+    await add(0)
+    gc.collect()
+    gc.disable()
+    try:
+        await add(1)
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        left = Counter(type(each).__name__ for each in gc.garbage if type(each).__module__.startswith("sqlalchemy"))
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert not left
+    assert (await total(store))["requests"] == 2
+
+
+async def test_a_batch_is_never_in_memory_as_a_whole(store: Store, tmp_path: Path) -> None:
+    """Any of several threads may read it, and each would keep that memory: they read line by line."""
+    record = tmp_path / "requests.jsonl"
+    record.write_bytes(b"".join(line(number) for number in range(5000)))
+    one = book(store, tmp_path)
+    await one.catch_up()
+    assert (await total(store))["requests"] == 5000
+    with record.open("ab") as file:
+        file.writelines(line(number) for number in range(5000))
+    tracemalloc.start()
+    await one.catch_up()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (await total(store))["requests"] == 10_000
+    assert peak < record.stat().st_size / 4
+
+
+async def test_empty_lines_count_nothing_and_are_no_damage(
+    store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever edits the record may leave some."""
+    (tmp_path / "requests.jsonl").write_bytes(line(1) + b"\n \r\n" + line(2))
+    await book(store, tmp_path).catch_up()
+    assert (await total(store))["requests"] == 2
+    assert "damaged" not in caplog.text
 
 
 READER = """
