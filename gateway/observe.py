@@ -202,6 +202,8 @@ class Observer:
         if known is None:
             log.error("%s: an error in the gateway", exchange.request_id, exc_info=error)
             known = GatewayError("The gateway failed; the request id names the record of it.")
+        else:
+            error.__traceback__ = None  # aiohttp's router keeps what it raises with the request, which that holds
         exchange.status = known.status
         exchange.end(outcome_of(known), known.code)
         body = error_body(known, exchange.api, exchange.request_id)

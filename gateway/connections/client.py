@@ -148,6 +148,7 @@ class ClientConnection(RequestHandler):
         """Answer what is not HTTP, in the API's form; the connection is closed after it."""
         if not isinstance(exc, HttpProcessingError):
             return super().handle_error(request, status, exc, message)
+        exc.__traceback__ = None  # it holds the call of data_received, which holds the exception
         if isinstance(exc, LineTooLong) or "Too many" in exc.message:
             error: GatewayError = HeadTooLarge("The request's head has too many fields, or one that is too long.")
             self._members.ended("head_too_large")

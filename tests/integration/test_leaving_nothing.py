@@ -61,6 +61,21 @@ async def leave(gate: RunningGateway, http: aiohttp.ClientSession) -> int:
         return int(answer.status)
 
 
+async def look(gate: RunningGateway, http: aiohttp.ClientSession, path: str) -> int:
+    """Ask for what is at a path."""
+    async with http.get(gate.url + path, headers=gate.headers()) as answer:
+        return int(answer.status)
+
+
+async def talk(gate: RunningGateway, _http: aiohttp.ClientSession) -> int:
+    """Say what is not HTTP."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(gate.url.rpartition(":")[2]))
+    writer.write(b"GET nothing that is HTTP\r\n\r\n")
+    answer = await reader.read()
+    writer.close()
+    return int(answer.split()[1])
+
+
 @dataclass
 class Case:
     """What the engine does, what the client does, the status that it gets; `settings` of the gateway."""
@@ -84,6 +99,9 @@ CASES = {
     "an engine that speaks no HTTP": Case(Script([b"what?\r\n\r\n"], hang=True), read, 503),
     "an engine that refuses": Case(Script([http_answer(b'{"error": {}}', status="400 Bad Request")]), stream, 400),
     "a request that is refused": Case(Script([]), partial(read, stream="perhaps"), 400),
+    "a route that is not there": Case(Script([]), partial(look, path="/nowhere"), 404),
+    "a method that is not offered": Case(Script([]), partial(look, path=PATH), 405),
+    "what is not HTTP": Case(Script([]), talk, 400),
 }
 
 
