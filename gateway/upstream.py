@@ -63,7 +63,6 @@ class Connection(asyncio.Protocol):
         self.idle_since = 0.0  # 0: it has not served a request yet
         self._body: list[bytes] = []
         self.on_body = self._body.append  # called by the parser, with body bytes free of the chunked coding
-        self._parser = httptools.HttpResponseParser(self)
         self._start_message()
 
     def _start_message(self) -> None:
@@ -250,6 +249,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport; asyncio calls this once."""
         self._transport = cast("asyncio.Transport", transport)
+        self._parser = httptools.HttpResponseParser(self)  # not earlier: uvloop makes connections that are never made
         wire = transport.get_extra_info("socket")
         if wire is not None:
             wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)

@@ -1,10 +1,12 @@
 """The connection to the engine: what HTTP lets an engine send, cut anywhere, and what no engine should send."""
 
 import asyncio
+import gc
 import itertools
 from collections.abc import Callable, Iterator
 
 import pytest
+import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -403,3 +405,27 @@ async def test_an_engine_that_is_not_there() -> None:
         port = int(engine.url.rsplit(":", 1)[1])
     with pytest.raises(UpstreamClosed):
         await Pool(keep_alive=1, connect_timeout=60).connect("127.0.0.1", port)
+
+
+def test_a_connection_that_was_never_made_is_freed_at_once() -> None:
+    """While an engine is away each request tries again and again. uvloop makes the connection before it connects."""
+
+    def connections() -> int:
+        return sum(type(each) is Connection for each in gc.get_objects())
+
+    async def nobody_answers() -> int:
+        async with scripted_engine() as engine:
+            port = int(engine.url.rsplit(":", 1)[1])
+        gc.collect()
+        gc.disable()
+        before = connections()
+        with pytest.raises(UpstreamClosed):
+            await Pool(keep_alive=1, connect_timeout=60).connect("127.0.0.1", port)
+        await asyncio.sleep(0)
+        return connections() - before
+
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            assert runner.run(nobody_answers()) == 0
+    finally:
+        gc.enable()
