@@ -64,7 +64,12 @@ class Pair:
     async def _serve(self) -> None:
         async with (
             scripted_engine() as self.engine,
-            gateway(self.engine.url, self._state_dir, engine={"keep_alive_seconds": 3600}) as self.gateway,
+            gateway(
+                self.engine.url,
+                self._state_dir,
+                engine={"keep_alive_seconds": 3600},
+                gateway={"head_seconds": 3600},  # the first example may be long in the making
+            ) as self.gateway,
         ):
             self._up.set()
             await asyncio.to_thread(self._down.wait)

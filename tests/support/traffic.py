@@ -78,10 +78,12 @@ class Traffic:
             return body
 
     async def cut(self, request: Request, text: str, request_id: str, seconds: float) -> float | None:
-        """Send it and close the connection after some seconds; returns when, by the monotonic clock, None if it ended
-        before.
+        """Send it and close the connection some seconds after the gateway has it: a request that its client takes back
+        before it was read is none. Returns when, by the monotonic clock, None if it ended before.
         """
         task = asyncio.create_task(self.whole(request, text, request_id))
+        while not task.done() and not await self._in_flight():
+            await asyncio.sleep(POLL_SECONDS)
         await asyncio.wait({task}, timeout=seconds)
         if task.done():
             await task
@@ -91,6 +93,11 @@ class Traffic:
         with contextlib.suppress(asyncio.CancelledError):
             await task
         return closed
+
+    async def _in_flight(self) -> float:
+        """How many requests the gateway serves now."""
+        async with self.http.get(self.stack.admin_url + "/metrics") as answer:
+            return parse_metrics(await answer.text())["gatehouse_in_flight"]
 
     async def gauges(self) -> dict[str, float]:
         """The engine's own metrics, asked for directly."""
