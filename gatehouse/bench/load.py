@@ -63,9 +63,14 @@ class Round:
 
     @property
     def flowing(self) -> "Round":
-        """Without each user's first answer, for all of them begin at one moment; the whole where nobody had another."""
-        later = sorted(self.answers, key=lambda answer: answer.began)[self.load.concurrency :]
-        return replace(self, answers=later) if later and self.load.rate is None else self
+        """Without each user's first answer, for all of them begin at one moment; the whole where nobody had another.
+
+        What failed stays: it is counted, and in no other figure.
+        """
+        ordered = sorted(self.answers, key=lambda answer: answer.began)
+        first, later = ordered[: self.load.concurrency], ordered[self.load.concurrency :]
+        failed = [answer for answer in first if answer.error is not None]
+        return replace(self, answers=failed + later) if later and self.load.rate is None else self
 
 
 def _share_within(answer: Answer, begin: float, end: float) -> float:

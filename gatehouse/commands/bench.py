@@ -218,8 +218,8 @@ def _progress(line: str) -> None:
         click.echo(f"\r\033[K{line}", err=True, nl=False)
 
 
-def _surely(typical: dict[str, float | None]) -> str:
-    if typical["low"] is None or typical["high"] is None:
+def _surely(typical: dict[str, float | None] | None) -> str:
+    if typical is None or typical["low"] is None or typical["high"] is None:
         return ""
     return f" (a typical round {typical['value']}, 95 % sure: {typical['low']} to {typical['high']})"
 
@@ -235,7 +235,7 @@ def _tell(results: list[dict[str, Any]], differences: list[dict[str, Any]], *, t
     measure = "user_throughput_lost_percent" if together else "throughput_lost_percent"
     for each in differences:
         lost = each[f"{measure}_typical"]
-        share = lost["value"] if together else each[measure]
+        share = (lost and lost["value"]) if together else each[measure]
         console.print(
             f"{each['concurrency']} at once: {each['of']} loses {share} % of the tokens/s"
             f"{_surely(lost)}, "

@@ -80,6 +80,11 @@ def test_refusals_are_counted_and_fail_the_command(stack: Stack) -> None:
     )
     assert done.returncode == 1
     assert "8 × 401 token_malformed" in done.stdout
+    both = ("--compare", stack.url, stack.url, "--api-key", "nonsense", "--concurrency", "2", "--warmup", "0")
+    for how in ((), ("--together",)):
+        done = bench(stack, *both, *how)
+        assert done.returncode == 1
+        assert done.stdout.count("8 × 401 token_malformed") == 2, done.stderr
     once = bench(
         stack, "--plan", "once", "--concurrency", "1", "--requests", "3", "--warmup", "0", "--output-tokens", "2"
     )

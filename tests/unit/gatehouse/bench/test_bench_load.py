@@ -39,6 +39,8 @@ def test_what_flows() -> None:
     flowing = Round("it", Load(2, 4), answers).flowing
     assert [answer.began for answer in flowing.answers] == [5.0, 9.0]
     assert Round("it", Load(2, 4, rate=1.0), answers).flowing.answers == answers
+    failed = Answer(0.05, 0.2, error="timeout")
+    assert Round("it", Load(2, 4), [failed, *answers[1:]]).flowing.answers[0] is failed
     assert Round("it", Load(4, 4), answers).flowing.answers == answers
 
 
