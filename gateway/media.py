@@ -50,7 +50,8 @@ class _Walk:
             for i, item in enumerate(value):
                 self.visit(item, f"{where}[{i}]")
         elif isinstance(value, dict):
-            is_tool_use = value.get("type") in _TOOL_USE
+            kind = value.get("type")
+            is_tool_use = isinstance(kind, str) and kind in _TOOL_USE
             for name, item in value.items():
                 if name in _TENSORS and item is not None:
                     raise BadRequest(

@@ -91,6 +91,13 @@ def test_what_a_tool_was_called_with_passes() -> None:
     check(said({"type": "tool_use", "id": "t", "name": "fetch", "input": {"url": EVIL}}), MESSAGES)
 
 
+@pytest.mark.parametrize("kind", [{}, ["tool_use"], None, 1])
+def test_a_type_that_is_no_text_hides_nothing(kind: Any) -> None:
+    """What such a type means is the engine's to refuse; an address beside it is looked at all the same."""
+    check(said({"type": kind, "image_url": "data:image/png;base64,iVBO"}))
+    assert refused(said({"type": kind, "input": {"image_url": EVIL}})).code == "remote_media_not_allowed"
+
+
 @pytest.mark.parametrize("name", ["prompt_embeds", "image_embeds", "audio_embeds", "video_embeds"])
 def test_tensors_are_refused_wherever_they_stand(name: str) -> None:
     """A content part can carry what the top level may not."""
