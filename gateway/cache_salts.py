@@ -6,11 +6,13 @@ different salts share nothing, so a team can learn nothing of another. The price
 
 import base64
 import hmac
+from functools import lru_cache, partial
 from typing import Literal
 
 from gateway.context import Principal
 
 Sharing = Literal["team", "subject", "none"]
+_CACHE_SIZE = 4096
 
 
 class CacheSalts:
@@ -18,7 +20,8 @@ class CacheSalts:
 
     def __init__(self, sharing: Sharing, secret: bytes) -> None:
         self._sharing = sharing
-        self._key = hmac.digest(secret, b"gatehouse cache salt", "sha256")
+        key = hmac.digest(secret, b"gatehouse cache salt", "sha256")
+        self._salt = lru_cache(_CACHE_SIZE)(partial(_salt, key))
 
     def of(self, principal: Principal) -> str | None:
         """The caller's salt. None: the part of the cache that has no salt, where the engine's warm-up is, too.
@@ -27,10 +30,13 @@ class CacheSalts:
         """
         match self._sharing:
             case "team" if principal.team:
-                owner = f"team:{principal.team}"
+                return self._salt(f"team:{principal.team}")
             case "subject":
-                owner = f"subject:{principal.subject}"
+                return self._salt(f"subject:{principal.subject}")
             case _:
                 return None
-        digest = hmac.digest(self._key, owner.encode("utf-8", "surrogatepass"), "sha256")
-        return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+
+
+def _salt(key: bytes, owner: str) -> str:
+    digest = hmac.digest(key, owner.encode("utf-8", "surrogatepass"), "sha256")
+    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
