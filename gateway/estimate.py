@@ -23,7 +23,7 @@ _SAMPLE_BYTES = 8192
 _SLICE_BYTES = 512
 
 _BASE64 = _LETTERS + _DIGITS + b"+/=-_"
-_BACKSLASH = b"\\"
+_BLANK, _BACKSLASH = ord(" "), ord("\\")
 _ESCAPED_SLASH = b"\\/"  # how some JSON writers put a slash
 _BASE64_STRING = re.compile(rb'"(?:data:[^",]{0,100},)?(?=[^"]{%d})(?:[A-Za-z0-9+/=_-]++|\\/)*"' % _SLICE_BYTES)
 # What a picture costs depends on the model (256 for Gemma 3, 1,300 for 1024² pixels in Qwen2-VL).
@@ -62,7 +62,8 @@ def _slices(text: bytes) -> range:
 def _holds_base64(text: bytes) -> bool:
     """Whether a slice of it is nothing but base64; most others are known by their first space."""
     for at in _slices(text):
-        if text.find(b" ", at, at + _SLICE_BYTES) < 0 and _is_base64(text[at : at + _SLICE_BYTES]):
+        part = text[at : at + _SLICE_BYTES]
+        if _BLANK not in part and _is_base64(part):
             return True
     return False
 

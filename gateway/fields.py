@@ -10,6 +10,8 @@ import msgspec
 
 from gateway.errors import BadRequest
 
+_decode: Callable[[msgspec.Raw], Any] = msgspec.json.Decoder().decode
+
 Fields = dict[str, msgspec.Raw]  # name → the bytes of its value, as they were sent
 
 _KIND = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", int: "an integer", float: "a number"}
@@ -24,7 +26,7 @@ def read(fields: Fields, name: str, kind: Any, expected: str) -> Any:
     value = decode(raw, name)
     if value is None:
         return None
-    is_bool_for_int = isinstance(value, bool) and kind is int
+    is_bool_for_int = kind is int and isinstance(value, bool)
     if is_bool_for_int or not isinstance(value, kind):
         raise BadRequest(f"`{name}` must be {expected}, got {kind_of(value)}.", code="invalid_type", param=name)
     return value
@@ -71,7 +73,7 @@ def bound_bytes(fields: Fields, name: str, most: int) -> None:
 def decode(raw: msgspec.Raw, name: str) -> Any:
     """Return a field's value. Raises BadRequest where no Python type holds it."""
     try:
-        return msgspec.json.decode(raw)
+        return _decode(raw)
     except msgspec.MsgspecError as error:
         raise BadRequest(f"`{name}` cannot be read: {error}.", code="invalid_json", param=name) from None
 

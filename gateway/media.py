@@ -19,8 +19,8 @@ _ADDRESSES = frozenset({"image_url", "audio_url", "video_url", "file_url", "serv
 _TENSORS = frozenset({"prompt_embeds", "image_embeds", "audio_embeds", "video_embeds"})
 # The end of every such name. The search skips from quotation mark to quotation mark, and long texts have few: on 100 KB
 # that took a quarter of the time of looking for both ends.
-_NAME_END = re.compile(rb'"(?:(?<=url")|(?<=_embeds"))')
-_BACKSLASH, _ESCAPED = b"\\", b"\\u00"  # a name may be spelt in escapes
+_NAME_END = re.compile(rb'"(?<=[ls]")(?:(?<=url")|(?<=_embeds"))')
+_BACKSLASH, _ESCAPED = ord("\\"), b"\\u00"  # a name may be spelt in escapes
 # JSON schemas, and what nobody reads: a property may well be called `url`
 _NOT_FETCHED = frozenset(
     {"metadata", "user", "response_format", "structured_outputs", "text", "output_config", "guided_json"}

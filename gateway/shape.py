@@ -41,9 +41,6 @@ REFUSED_FIELDS = frozenset(
 # gpt-oss and others take their reasoning switches here, so this one passes in spite of its name
 _ALLOWED_TEMPLATE_ARGUMENTS = frozenset({"reasoning_effort", "enable_thinking", "thinking"})
 
-# what most bodies have nothing of: looked for by name only in those that do
-_UNUSUAL = REFUSED_FIELDS | BOUNDED | {"background", "previous_response_id"}
-
 _OUTPUT_LIMITS = {
     Api.CHAT: ("max_completion_tokens", "max_tokens"),
     Api.COMPLETIONS: ("max_tokens",),
@@ -62,12 +59,17 @@ _TAKE_PRIORITY = frozenset(Api) - {Api.MESSAGES}
 # do neither
 _NO_TOKEN_IDS = {"echo": (b"null", b"false"), "logprobs": (b"null", b"false"), "include_reasoning": (b"true",)}
 
+# what most bodies have nothing of: looked for by name only in those that do
+_UNUSUAL = REFUSED_FIELDS | BOUNDED | _NO_TOKEN_IDS.keys() | {"background", "previous_response_id"}
+
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*"', re.DOTALL)
 _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")  # one level down is 1, one up -1 as a signed byte
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[{]}"))
 
 _top_level = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _encode = msgspec.json.Encoder().encode
+_TRUE = encoded(True)
+_METERED = {running: encoded(metered_options(None, running_usage=running)) for running in (False, True)}
 
 
 class Shaped(msgspec.Struct, frozen=True, eq=False):
@@ -88,9 +90,9 @@ class Shaped(msgspec.Struct, frozen=True, eq=False):
 
     def encode(self, priority: int) -> bytes:
         """Return the body for the engine, and let go of what it was made of. `priority` is vLLM's: lower goes first."""
-        body = _encode(self.fields)
+        body = _encode(self.fields | {"priority": priority} if self.takes_priority else self.fields)
         self.fields.clear()
-        return b'%b,"priority":%d}' % (body[:-1], priority) if self.takes_priority else body
+        return body
 
 
 NOTHING = Shaped(
@@ -142,22 +144,27 @@ def shape(
     has_options = route.api in _HAVE_STREAM_OPTIONS
     options = read(fields, "stream_options", dict, "an object") if has_options else None
     answers = per_prompt * prompts(route, fields, settings)
-    prompt = b" ".join([bytes(fields[name]) for name in route.prompt_fields if name in fields])
+    prompt = b" ".join([fields[name] for name in route.prompt_fields if name in fields])
     estimate = estimate_prompt_tokens(prompt) if prompt else 0
-    room = max_model_len - round(estimate * ESTIMATE_MARGIN) - TEMPLATE_TOKENS
-    largest = min(max_model_len, plan_max_tokens or max_model_len)
-    default = min(plan_default_tokens or settings.default_max_tokens, largest)
-    limit = _output_limit(route, fields, default, largest=largest, room=room, bounded=plan_max_tokens is not None)
-    check_logprobs(each_logprobs, limit * answers, settings)
+    largest = min(max_model_len, plan_max_tokens) if plan_max_tokens else max_model_len
+    limit = _output_limit(route, fields, largest)
+    if limit is None:
+        default = min(plan_default_tokens or settings.default_max_tokens, largest)
+        room = max_model_len - round(estimate * ESTIMATE_MARGIN) - TEMPLATE_TOKENS
+        limit = _set_limit(route, fields, default, room=room, bounded=plan_max_tokens is not None)
+    if each_logprobs:
+        check_logprobs(each_logprobs, limit * answers, settings)
     show_usage = bool(options and options.get("include_usage"))
     show_running_usage = show_usage and bool(options and options.get("continuous_usage_stats"))
     show_token_ids = True
     if stream and has_options:
-        by_ids = not show_running_usage and _takes_token_ids(fields)
-        fields["stream_options"] = encoded(metered_options(options, running_usage=not by_ids))
+        by_ids = not show_running_usage and not (is_unusual and _keeps_token_ids_back(fields))
+        fields["stream_options"] = (
+            encoded(metered_options(options, running_usage=not by_ids)) if options else _METERED[not by_ids]
+        )
         if by_ids:
             show_token_ids = bool(read(fields, "return_token_ids", bool, "a boolean"))
-            fields["return_token_ids"] = encoded(True)
+            fields["return_token_ids"] = _TRUE
     if cache_salt is not None and route.generates:
         fields["cache_salt"] = encoded(cache_salt)
     return Shaped(
@@ -188,7 +195,9 @@ def _parse(body: bytes, max_depth: int) -> Fields:
         raise BadRequest(f"The body is not valid JSON: {error}.", code="invalid_json") from None
     except RecursionError:
         raise _too_deep(max_depth) from None
-    if body.count(b"{") + body.count(b"[") > max_depth:
+    # replace() finds them by memchr, and no more than it takes to know; count() looks at every byte
+    flat = body.replace(b"{", b"", max_depth + 1).replace(b"[", b"", max_depth + 1)
+    if len(body) - len(flat) > max_depth:
         _check_depth(body, max_depth)
     return fields
 
@@ -222,30 +231,33 @@ def _refuse_owned(fields: Fields) -> None:
         )
 
 
-def _takes_token_ids(fields: Fields) -> bool:
-    return all(name not in fields or bytes(fields[name]) in harmless for name, harmless in _NO_TOKEN_IDS.items())
+def _keeps_token_ids_back(fields: Fields) -> bool:
+    return any(name in fields and bytes(fields[name]) not in harmless for name, harmless in _NO_TOKEN_IDS.items())
 
 
-def _output_limit(route: Route, fields: Fields, default: int, *, largest: int, room: int, bounded: bool) -> int:
-    """Return the output limit of one choice; set one where the client names none.
-
-    It is set only where it surely fits into the context beside the prompt (`room`): vLLM up to 0.25 answers 400 where
-    it does not (vllm#42474), and without a limit takes what the context leaves, which then is the bound. Where the
-    plan bounds the output (`bounded`), it is set in any case.
-    """
+def _output_limit(route: Route, fields: Fields, largest: int) -> int | None:
+    """Return the output limit of one choice; None where neither the client nor the API says one."""
     if not route.generates:
         return 0
-    names = _OUTPUT_LIMITS[route.api]
-    for name in names:
-        value = count(fields, name, 1, largest)
-        if value is not None:
+    for name in _OUTPUT_LIMITS[route.api]:
+        if name in fields and (value := count(fields, name, 1, largest)) is not None:
             return value
     if route.api is Api.COMPLETIONS:
         return COMPLETIONS_DEFAULT_MAX_TOKENS
     if route.api is Api.MESSAGES:
         raise BadRequest("`max_tokens` is required.", code="missing_field", param="max_tokens")
+    return None
+
+
+def _set_limit(route: Route, fields: Fields, default: int, *, room: int, bounded: bool) -> int:
+    """Set an output limit, or leave it to vLLM. Returns what holds of one choice then.
+
+    It is set only where it surely fits into the context beside the prompt (`room`): vLLM up to 0.25 answers 400 where
+    it does not (vllm#42474), and without a limit takes what the context leaves, which then is the bound. Where the
+    plan bounds the output (`bounded`), it is set in any case.
+    """
     if default > room and not bounded:
         return max(1, room)
     limit = min(default, max(1, room))
-    fields[names[0]] = encoded(limit)
+    fields[_OUTPUT_LIMITS[route.api][0]] = encoded(limit)
     return limit
