@@ -111,12 +111,20 @@ _error_decoder = msgspec.json.Decoder(_ErrorFrame)
 
 
 def answer_usage(body: bytes) -> Usage | None:
-    """Usage of an answer in one piece (also of embeddings, rerank and score); None where it carries none."""
+    """Usage of an answer in one piece (also of embeddings, rerank and score); None where it carries none.
+
+    The engine puts it at the end, behind what may be long. From the last such name on, the answer is an object of its
+    own only if that name is the answer's: if another's, the whole is read.
+    """
+    usage = _usage_of(b"{" + body[body.rfind(b'"usage"') :]) or _usage_of(body)
+    return usage.to_usage() if usage else None
+
+
+def _usage_of(answer: bytes) -> _Usage | None:
     try:
-        usage = _answer_decoder.decode(body).usage
+        return _answer_decoder.decode(answer).usage
     except msgspec.MsgspecError:
         return None
-    return usage.to_usage() if usage else None
 
 
 class OpenAIMeter(StreamMeter):

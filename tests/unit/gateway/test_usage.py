@@ -528,6 +528,25 @@ def test_usage_of_an_answer_in_one_piece(api: Api, usage: dict[str, Any], want: 
     assert answer_usage(api, json.dumps({"id": "x", "usage": usage}).encode()) == want
 
 
+names = st.sampled_from(["usage", "choices", "x"])
+anything = st.recursive(
+    st.none()
+    | st.sampled_from(['"usage"', "usage", '{"usage":{"prompt_tokens":9}}', '","usage":{"prompt_tokens":9}}']),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(names, anything, max_size=3), anything, st.booleans(), st.sampled_from([None, (" ,", " : ")]))
+def test_the_usage_of_an_answer_is_its_own(
+    fields: dict[str, Any], last: Any, told: bool, separators: tuple[str, str] | None
+) -> None:
+    """What other objects in the answer, before it or behind it, call usage counts for nothing, nor do texts."""
+    answer = {"choices": fields, **({"usage": FINAL} if told else {}), "x": last}
+    body = json.dumps(answer, separators=separators).encode()
+    assert answer_usage(Api.CHAT, body) == (Usage(7, 3, 4, 2) if told else None)
+
+
 @pytest.mark.parametrize("api", list(Api))
 @pytest.mark.parametrize("body", [b"", b"[]", b'{"usage":null}', b'{"usage":7}', b"{}"])
 def test_an_answer_without_usage_has_none(api: Api, body: bytes) -> None:
