@@ -26,6 +26,7 @@ from gateway.chat.setup import WATCHING, setup_chat
 from gateway.config import Config
 from gateway.connections import ClientRunner, Connections
 from gateway.context import EXCHANGE, Exchange
+from gateway.ended import Ended
 from gateway.engine import Engine
 from gateway.health import setup_health, why_not_ready
 from gateway.limits import Limits
@@ -64,7 +65,8 @@ class Gateway:
         self.limits = Limits(config, on_mode=self.metrics.set_limiter_mode)
         self.admission = Admission(self.engine, config.gateway.max_waiting, _priorities(config))
         self.log = RequestLog(config.logging, config.state_dir, on_drop=self.metrics.dropped)
-        self.settlement = Settlement(self.engine, self._record)
+        self._ended = Ended(self._record)
+        self.settlement = Settlement(self.engine, self._settle)
         self.tracer = (
             Tracer(config.tracing, version("vllm-gatehouse"), on_drop=self.metrics.spans_lost)
             if config.tracing.endpoint is not None
@@ -105,7 +107,7 @@ class Gateway:
         self.metrics.watch_engine(lambda: self.engine.state)
         self.metrics.watch_in_flight(lambda: self.in_flight)
         self.metrics.watch_connections(lambda: len(self.connections))
-        self.admin_app = create_admin_app(self.metrics, self.engine, config.engine.status_socket, self._requests)
+        self.admin_app = create_admin_app(self, self.engine, config.engine.status_socket, self._requests)
         setup_health(self.admin_app, self.engine, self._why_not_ready)
 
     def _public_app(self) -> web.Application:
@@ -134,6 +136,15 @@ class Gateway:
     def requests(self) -> list[dict[str, Any]]:
         """The requests being served, oldest first, as the admin listener shows them."""
         return [described(exchange) for exchange in self.observer.running()]
+
+    def counted(self) -> Metrics:
+        """The metrics, with all requests that have ended."""
+        self._ended.record()
+        return self.metrics
+
+    async def expose(self) -> bytes:
+        """The same in Prometheus' text format."""
+        return await self.counted().expose()
 
     def why_not_ready(self) -> list[str]:
         """Why no request can be served now; empty when one can."""
@@ -196,6 +207,7 @@ class Gateway:
             yield
             # the handlers have ended; what they left to be counted needs the engine once more
             await self.settlement.close()
+            self._ended.record()
         for watch in watches:
             watch.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -214,11 +226,13 @@ class Gateway:
         with contextlib.suppress(asyncio.CancelledError):
             await counting
 
-    def _record(self, exchange: Exchange) -> None:
+    def _settle(self, exchange: Exchange) -> None:
         self.limits.settle(exchange)
         self.admission.leave(exchange)
-        if exchange.route in QUIET_ROUTES:
-            return
+        if exchange.route not in QUIET_ROUTES:
+            self._ended.add(exchange)
+
+    def _record(self, exchange: Exchange) -> None:
         timing = Timing.of(exchange)
         self.metrics.observe(exchange, timing)
         self.log.write(exchange, timing)

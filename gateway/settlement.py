@@ -21,7 +21,10 @@ _LEFT = {Outcome.CLIENT_GONE, Outcome.SHUTDOWN}
 
 
 class Settlement:
-    """`finish` is what the observer calls at the end of each request. `record`: settle, metrics and log line."""
+    """`finish` is what the observer calls at the end of each request.
+
+    `record` settles it, and has it counted and logged.
+    """
 
     def __init__(self, engine: Engine, record: Callable[[Exchange], None]) -> None:
         self._engine = engine

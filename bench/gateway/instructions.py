@@ -13,6 +13,7 @@ import contextlib
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from unittest import mock
 from bench.gateway import host, peers
 from bench.gateway.measures import started
 from gatehouse.cli import main as gatehouse
-from gateway import admission, engine, metrics, usage_book
+from gateway import admission, ended, engine, metrics, usage_book
 from gateway.auth import setup
 from gateway.chat import mirror
 from gateway.connections import register
@@ -42,7 +43,9 @@ REPEATED = (
     (usage_book, "READ_SECONDS"),
 )
 PUT_OFF_SECONDS = 3600.0
-GATHER_SECONDS = 50 * writer.BATCH_SECONDS  # as many lines of the record at once as at full speed
+SLOWNESS = 50  # valgrind's; as many requests are counted and logged at once as at full speed
+GATHERED = (ended, "GATHER_SECONDS"), (writer, "BATCH_SECONDS")
+RECORDED_SECONDS = 3.0  # until those that have ended are in the record
 PATIENCE_SECONDS = 20.0  # for Redis: the gateway's own 0.1 s are over before its loop has turned once
 
 
@@ -68,8 +71,10 @@ def count(body: str, out: Path) -> tuple[int, int]:
         bench.control(chunks=CHUNKS)
         mode = "stream" if "stream" in body else "closed"
         bench.load(peer, mode, body, c=16, n=WARM, t=MOST_SECONDS)
+        time.sleep(RECORDED_SECONDS)
         _control(peer.pids[0], "-i", "on")
         report = bench.load(peer, mode, body, c=16, n=COUNTED, t=MOST_SECONDS)
+        time.sleep(RECORDED_SECONDS)
         _control(peer.pids[0], "-i", "off")
         _control(peer.pids[0], "-d")
     written = out.with_name(f"{out.name}.1").read_text("ascii", "replace").splitlines()
@@ -100,7 +105,8 @@ def serve() -> None:
     with contextlib.ExitStack() as stack:
         for module, seconds in REPEATED:
             stack.enter_context(mock.patch.object(module, seconds, PUT_OFF_SECONDS))
-        stack.enter_context(mock.patch.object(writer, "BATCH_SECONDS", GATHER_SECONDS))
+        for module, name in GATHERED:
+            stack.enter_context(mock.patch.object(module, name, SLOWNESS * getattr(module, name)))
         patient = mock.patch.object(Link, "__init__", lambda self, to, _, lost: init(self, to, PATIENCE_SECONDS, lost))
         stack.enter_context(patient)
         gatehouse()

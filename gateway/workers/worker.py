@@ -69,5 +69,6 @@ async def _tell_figures(channel: Channel, gateway: Gateway) -> None:
 
 
 async def _figures(gateway: Gateway) -> Figures:
+    metrics = gateway.counted()
     # in a thread, for it takes milliseconds
-    return Figures(await asyncio.to_thread(families, gateway.metrics.registry), gateway.metrics.streak)
+    return Figures(await asyncio.to_thread(families, metrics.registry), metrics.streak)
