@@ -4,7 +4,6 @@ The body is taken apart one level deep only: each top-level value stays the byte
 escapes and spacing reach the engine as they were, and a name that stands twice reaches it once.
 """
 
-import re
 from itertools import accumulate
 
 import msgspec
@@ -62,9 +61,9 @@ _NO_TOKEN_IDS = {"echo": (b"null", b"false"), "logprobs": (b"null", b"false"), "
 # what most bodies have nothing of: looked for by name only in those that do
 _UNUSUAL = REFUSED_FIELDS | BOUNDED | _NO_TOKEN_IDS.keys() | {"background", "previous_response_id"}
 
-_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*"', re.DOTALL)
+_NO_MARKS = bytes(set(range(256)) - set(b'"[{]}'))
 _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")  # one level down is 1, one up -1 as a signed byte
-_NO_BRACKETS = bytes(set(range(256)) - set(b"[{]}"))
+_BACKSLASH = ord("\\")
 
 _top_level = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _encode = msgspec.json.Encoder().encode
@@ -203,7 +202,10 @@ def _parse(body: bytes, max_depth: int) -> Fields:
 
 
 def _check_depth(body: bytes, max_depth: int) -> None:
-    steps = _STRING.sub(b"", body).translate(_STEPS, _NO_BRACKETS)
+    if _BACKSLASH in body:
+        body = body.replace(b"\\\\", b"").replace(b'\\"', b"")
+    marks = body.translate(None, _NO_MARKS).replace(b'""', b"")  # two with nothing in between change nothing
+    steps = b"".join(marks.split(b'"')[::2]).translate(_STEPS)  # what stands outside of strings
     if max(accumulate(memoryview(steps).cast("b"))) > max_depth:
         raise _too_deep(max_depth)
 

@@ -125,6 +125,27 @@ def test_brackets_in_texts_are_no_nesting() -> None:
     assert shaped(body).model == "m"
 
 
+nested = st.recursive(
+    st.text('[{]}"\\x', max_size=6),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text('[{]}"\\', max_size=3), inner, max_size=3),
+)
+
+
+@given(nested, st.integers(1, 6))
+def test_depth_is_that_of_the_deepest_value(value: Any, allowed: int) -> None:
+    """Whatever quotation marks, escapes and brackets the texts hold, the names among them."""
+
+    def depth(value: Any) -> int:
+        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+        return 0 if inner is None else 1 + max(map(depth, inner), default=0)
+
+    body = {"x": value}
+    if depth(body) > allowed:
+        assert refused(body, max_json_depth=allowed).code == "json_too_deep"
+    else:
+        assert shaped(body, max_json_depth=allowed).model == "m"
+
+
 @pytest.mark.parametrize(
     ("body", "param"),
     [
