@@ -143,15 +143,15 @@ def sums(lines: Iterable[bytes], zone: dt.tzinfo) -> dict[UsageKey, UsageSum]:
     for raw in lines:
         try:
             line = _decode(raw)
+            if line.subject is None or line.model is None:
+                continue
             # the day of its minute is its day; lines of the same minute come by the thousand
-            day = _day(f"{line.ts[:_MINUTE]}Z" if line.ts.endswith("Z") else line.ts, zone)
+            minute = f"{line.ts[:_MINUTE]}Z" if line.ts.endswith("Z") else line.ts
+            total = found[_key(minute, zone, line.subject, line.team, line.model)]
         except (msgspec.MsgspecError, ValueError):
             if raw.strip():
                 _log.warning("usage: a line of the record is damaged and counts nothing")
             continue
-        if line.subject is None or line.model is None:
-            continue
-        total = found[UsageKey(day, line.subject, line.team or "", line.model)]
         if line.outcome == "rejected":
             total.rejected += 1
         else:
@@ -161,6 +161,11 @@ def sums(lines: Iterable[bytes], zone: dt.tzinfo) -> dict[UsageKey, UsageSum]:
         total.completion_tokens += line.completion_tokens
         total.reasoning_tokens += line.reasoning_tokens
     return dict(found)
+
+
+@lru_cache(maxsize=1024)
+def _key(time: str, zone: dt.tzinfo, subject: str, team: str | None, model: str) -> UsageKey:
+    return UsageKey(_day(time, zone), subject, team or "", model)
 
 
 @lru_cache(maxsize=16)

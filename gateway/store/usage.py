@@ -2,10 +2,10 @@
 
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Executable, delete, func, select, update
 
@@ -17,8 +17,7 @@ _POSITIONS = schema.record_positions
 KEEP_POSITIONS = 90 * 86_400  # seconds; a file of the record that is older is not read again
 
 
-@dataclass(frozen=True, slots=True)
-class UsageKey:
+class UsageKey(NamedTuple):
     """Whose usage, when, of what. Its fields are the columns that sums can be grouped by."""
 
     day: str
@@ -39,7 +38,7 @@ class UsageSum:
     reasoning_tokens: int = 0
 
 
-KEYS = tuple(UsageKey.__dataclass_fields__)
+KEYS = UsageKey._fields
 FIGURES = tuple(UsageSum.__dataclass_fields__)
 
 
@@ -70,8 +69,8 @@ class UsageRows:
             await connection.execute(moved.values(position=end, read_at=time.time()))
             if sums:
                 # in one order everywhere: two who add at once do not wait for each other in a circle
-                rows = sorted(sums.items(), key=lambda item: _values(item[0], KEYS))
-                await connection.execute(add, [_fields(key, KEYS) | _fields(total, FIGURES) for key, total in rows])
+                rows = sorted(sums.items(), key=lambda item: item[0])
+                await connection.execute(add, [key._asdict() | asdict(total) for key, total in rows])
         return True
 
     async def totals(
@@ -109,11 +108,3 @@ def _statements(dialect: str) -> tuple[Executable, Executable]:
         insert(_POSITIONS).on_conflict_do_nothing(),
         row.on_conflict_do_update(index_elements=list(KEYS), set_=more),
     )
-
-
-def _fields(value: object, names: Collection[str]) -> dict[str, Any]:
-    return {name: getattr(value, name) for name in names}
-
-
-def _values(value: object, names: Collection[str]) -> tuple[Any, ...]:
-    return tuple(getattr(value, name) for name in names)
