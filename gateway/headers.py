@@ -31,6 +31,7 @@ HOP_BY_HOP = frozenset(
 TO_ENGINE: frozenset[str] = frozenset(
     map(istr, ("accept", "accept-language", "traceparent", "tracestate", "anthropic-version", "anthropic-beta"))
 )
+MOST_LABELS = 256  # names of the engine's fields that are remembered
 NOTHING_ASKED = CIMultiDictProxy(CIMultiDict[str]())  # the fields of who sent none
 
 NOT_FROM_ENGINE = HOP_BY_HOP | {
@@ -88,7 +89,9 @@ def request_head(
         passing -= {"traceparent"} if trace.parent_id is not None else {"traceparent", "tracestate"}
     for name in passing:
         if name in fields:
-            lines += "".join([f"{name}: {value}\r\n" for value in fields.getall(name) if value.isprintable()])
+            for value in fields.getall(name):
+                if value.isprintable():
+                    lines += f"{name}: {value}\r\n"
     ours = f"X-Request-Id: {request_id}\r\nContent-Length: {length}\r\n"
     return f"{_same_for_all(method, target, authority, api_key)}{ours}{lines}\r\n".encode("latin-1", "ignore")
 
@@ -116,7 +119,7 @@ def answer_lines(fields: Iterable[tuple[bytes, bytes]]) -> str:
     """The engine's fields that the client gets, as lines of a head: in their order, duplicates kept."""
     lines = hops = ""
     for name, value in fields:
-        label = _label(name)
+        label = _labels[name]
         if label:
             lines += f"{label}{value.decode('latin-1')}\r\n"
         elif label is None:
@@ -135,13 +138,18 @@ def _without(lines: str, connection: str) -> str:
     return "".join(f"{line}\r\n" for line in lines.split("\r\n")[:-1] if not line.lower().startswith(hops))
 
 
-@lru_cache(maxsize=256)
-def _label(name: bytes) -> str | None:
+class _Labels(dict[bytes, str | None]):
     """How the line of an engine's field begins; empty where the client does not get it, None for `Connection`."""
-    text = name.decode("latin-1")
-    if text.lower() == "connection":
-        return None
-    return f"{text}: " if _from_engine(text) else ""
+
+    def __missing__(self, name: bytes) -> str | None:
+        text = name.decode("latin-1")
+        label = None if text.lower() == "connection" else f"{text}: " if _from_engine(text) else ""
+        if len(self) < MOST_LABELS:
+            self[name] = label
+        return label
+
+
+_labels = _Labels()
 
 
 def _from_engine(name: str) -> bool:

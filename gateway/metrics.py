@@ -42,9 +42,13 @@ SPAN_LOSSES = ("queue", "collector")
 EXPECTED_REASONS = ("rate_limit_exceeded", "insufficient_quota")
 
 
-class _Children(msgspec.Struct, frozen=True):
-    """The children of one (route, model, plan)."""
+_Key = tuple[str, str, str, int, Outcome | None]
 
+
+class _Children(msgspec.Struct, frozen=True):
+    """Those of one route, model, plan, status and outcome; only `requests` tells the last two apart."""
+
+    requests: Tally
     duration: Spread
     overhead: Spread
     ttft: Spread
@@ -74,8 +78,7 @@ class Metrics:
         self._plans = frozenset(plans)
         self._teams = frozenset(teams)
         self._of_team: dict[str, _Team] = {}
-        self._children: dict[tuple[str, str, str], _Children] = {}
-        self._requests: dict[tuple[str, str, str, int, Outcome | None], Tally] = {}
+        self._children: dict[_Key, _Children] = {}
 
         shape = ("route", "model", "plan")
         self.requests_total = Counter(
@@ -185,16 +188,9 @@ class Metrics:
         usage, outcome, principal = exchange.usage, exchange.outcome, exchange.principal
         model = exchange.model if exchange.model in self._models else "none" if exchange.model is None else "other"
         plan = principal.plan if principal is not None and principal.plan in self._plans else "none"
-        route = exchange.route
-        key = (route, model, plan)
+        key = (exchange.route, model, plan, exchange.status, outcome)
         children = self._children.get(key) or self._make_children(key)
-        ended = (*key, exchange.status, outcome)
-        request = self._requests.get(ended)
-        if request is None:
-            request = self._requests[ended] = Tally(
-                self.requests_total.labels(route, model, plan, exchange.status, outcome or "none")
-            )
-        request.add()
+        children.requests.add()
         children.duration.observe(timing.duration)
         if exchange.sent_at is not None:
             children.overhead.observe(timing.overhead)
@@ -313,14 +309,15 @@ class Metrics:
                 self._reasons[code] = known
         return known
 
-    def _make_children(self, key: tuple[str, str, str]) -> _Children:
-        route, model, plan = key
+    def _make_children(self, key: _Key) -> _Children:
+        route, model, plan, status, outcome = key
         tokens = {
             kind: Tally(self.tokens_total.labels(kind, model, plan))
             for kind in ("prompt", "cached", "completion", "reasoning")
         }
         children = self._children[key] = _Children(
-            duration=Spread(self.duration.labels(*key)),
+            requests=Tally(self.requests_total.labels(route, model, plan, status, outcome or "none")),
+            duration=Spread(self.duration.labels(route, model, plan)),
             overhead=Spread(self.overhead.labels(route)),
             ttft=Spread(self.ttft.labels(model, plan)),
             queue=Spread(self.queue.labels(model, plan)),

@@ -7,7 +7,9 @@ import contextlib
 import fcntl
 import os
 import time
+from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 
 LOCK_SECONDS = 1.0  # others hold the lock for one write
@@ -84,24 +86,19 @@ class LogFile:
 
     def _write(self, lines: Sequence[bytes], size: int) -> tuple[int, OSError | None]:
         """Write as many lines as fit below max_bytes and WRITE_BYTES, at least one."""
-        batch = bytearray()
-        ends: list[int] = []
-        for line in lines:
-            if ends and (size + len(batch) + len(line) > self._max_bytes or len(batch) > WRITE_BYTES):
-                break
-            batch += line
-            ends.append(len(batch))
+        ends = list(accumulate(map(len, lines)))
+        count = bisect_right(ends, min(self._max_bytes - size, WRITE_BYTES)) or 1
+        batch = memoryview(b"".join(lines[:count]))
         written = 0
         try:
-            with memoryview(batch) as view:
-                while written < len(batch):
-                    written += os.write(self._fd, view[written:])
+            while written < len(batch):
+                written += os.write(self._fd, batch[written:])
         except OSError as error:
-            whole = [end for end in ends if end <= written]
+            whole = bisect_right(ends, written)
             with contextlib.suppress(OSError):  # not every file can be cut: a device
-                os.ftruncate(self._fd, size + (whole[-1] if whole else 0))
-            return len(whole), error.with_traceback(None)  # which would keep the batch in memory
-        return len(ends), None
+                os.ftruncate(self._fd, size + (ends[whole - 1] if whole else 0))
+            return whole, error.with_traceback(None)  # which would keep the batch in memory
+        return count, None
 
     def _rotate(self) -> None:
         """NAME.4 → NAME.5, … NAME → NAME.1; the next `_lock` makes a new NAME."""

@@ -77,7 +77,7 @@ class LogLine(msgspec.Struct, frozen=True, omit_defaults=True):
             round(timing.duration * 1e6) / 1000,  # of an integer it is much faster than to 3 digits
             _milliseconds(timing.queue),
             round(timing.overhead * 1e6) / 1000,
-            None if timing.tokens_per_second is None else round(timing.tokens_per_second, 2),
+            None if timing.tokens_per_second is None else round(timing.tokens_per_second * 100) / 100,
             exchange.bytes_in,
             exchange.bytes_out,
             _name(exchange.user_agent) or "",
@@ -148,13 +148,18 @@ def local_time(ts: str) -> str:
 
 def timestamp(seconds: float) -> str:
     """Seconds since the epoch as `2026-11-22T11:36:32.123Z`."""
-    whole, milliseconds = divmod(int(seconds * 1000), 1000)
-    return f"{_second(whole)}.{str(1000 + milliseconds)[1:]}Z"
+    milliseconds = int(seconds * 1000)
+    return _second(milliseconds // 1000) + _fraction(milliseconds % 1000)
 
 
 @lru_cache(maxsize=16)
 def _second(seconds: int) -> str:
     return dt.datetime.fromtimestamp(seconds, dt.UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
+@lru_cache(maxsize=1000)
+def _fraction(milliseconds: int) -> str:
+    return f".{milliseconds:03}Z"
 
 
 def _milliseconds(seconds: float | None) -> float | None:

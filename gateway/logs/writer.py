@@ -87,24 +87,22 @@ class RecordWriter:
 
     def put(self, line: Line, *, shown: bool = True, weight: int = 0) -> None:
         """Queue a line; `weight` is what it takes in memory beyond an ordinary one, in bytes. Never waits."""
-        if self._has_room():
-            self._entered += weight
-            self._queue.append((line, shown, weight))
-            if not self._wake.is_set():
-                self._wake.set()
-
-    def _has_room(self) -> bool:
-        """Whether the queue takes another line; one that it does not is counted, and announced once."""
         if len(self._queue) >= self._most:
-            if not self._overflowing:
-                self._overflowing = True
-                _log.error(
-                    "log: %s come faster than they can be written; those that find the queue full are dropped",
-                    self._what,
-                )
-            self._on_drop("queue", 1)
-            return False
-        return True
+            self._refuse()
+            return
+        self._entered += weight
+        self._queue.append((line, shown, weight))
+        if not self._wake.is_set():
+            self._wake.set()
+
+    def _refuse(self) -> None:
+        """Count a line that the queue does not take; the first of them is announced."""
+        if not self._overflowing:
+            self._overflowing = True
+            _log.error(
+                "log: %s come faster than they can be written; those that find the queue full are dropped", self._what
+            )
+        self._on_drop("queue", 1)
 
     def finish(self) -> None:
         """Write what is queued, then stop. Waits for the disk, but no longer than CLOSE_SECONDS."""
