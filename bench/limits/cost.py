@@ -11,11 +11,13 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
+import msgspec
 import redis.asyncio
 import uvloop
 
+from gateway.limits.calendar import Calendar
 from gateway.limits.limiter import FORGET_AFTER, SECOND, Allowance, Pace, Rule
-from gateway.limits.memory import MemoryLimiter
+from gateway.limits.memory import MemoryLimiter, wall
 from gateway.limits.redis import SCRIPT, RedisLimiter, _wire
 from gateway.redis import Link
 from gateway.redis.address import Address
@@ -81,15 +83,14 @@ def plain(server: RedisServer) -> Work:
     """The same script, the same arguments, redis-py's usual client."""
     client = redis.asyncio.Redis.from_url(server.url, protocol=2)
     script = client.register_script(SCRIPT)
-    limiter = RedisLimiter(Link(Address(server.url), 1, print), lease=30, time_zone="UTC")
-    keys = [limiter._prefix]  # noqa: SLF001
+    keys, calendar, encode = ["{gatehouse:limits:1}"], Calendar("UTC"), msgspec.msgpack.encode
 
     async def work(number: int) -> None:
-        name = f"{time.perf_counter_ns():x}"
-        rules = [part for rule in RULES[number % 100] for part in (rule.key, *_wire(rule.allowance))]
-        periods = limiter._periods()  # noqa: SLF001
-        await script(keys, ["acquire", name, 500, 30 * SECOND, FORGET_AFTER, 0, "", *periods, *rules])
-        await script(keys, ["settle", *periods, name, 300])
+        name, now = f"{time.perf_counter_ns():x}", wall()
+        rules = [(rule.key, *_wire(rule.allowance)) for rule in RULES[number % 100]]
+        how = 30 * SECOND, FORGET_AFTER, False, now + 60 * SECOND
+        await script(keys, ["acquire", encode((name, 500, *how, *calendar.near(now), rules))])
+        await script(keys, ["settle", encode(([(name, 300)],))])
 
     return work
 

@@ -7,6 +7,7 @@
 --                                 month, m    the same for the month
 --   KEYS[1]:l:<rule>  sorted set  leases: reservation -> expiry
 --   KEYS[1]:r:<id>    MessagePack reservation: {tokens, day, month, till, rules = {{key, tpm, day?, month?, lease?}}}
+-- ARGV[1] is the operation, ARGV[2] its arguments as one array in MessagePack; false in it is unlimited.
 -- Times are whole microseconds of the server's clock; doubles hold them exactly.
 --
 -- Gateways of two versions may share a Redis while they are being replaced. Fields may be added: each script writes its
@@ -17,36 +18,25 @@ local MINUTE = 60000000
 local prefix = KEYS[1]
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
-local next_argument = 1
-
-local function argument()
-  next_argument = next_argument + 1
-  return ARGV[next_argument - 1]
-end
-
-local function number() return tonumber(argument()) end -- '' is nil: unlimited
 
 -- The caller knows the calendar, the server the time: of three ends the first that lies ahead.
-local function period_end()
-  local first, second, third = number(), number(), number()
-  return (first > now and first) or (second > now and second) or third
-end
+local function ahead(ends) return (ends[1] > now and ends[1]) or (ends[2] > now and ends[2]) or ends[3] end
 
 local function cost(tokens, per_minute) return math.ceil(tokens * MINUTE / per_minute) end
 
 local function expire(key, microseconds) redis.call('PEXPIRE', key, math.ceil(microseconds / 1000) + SLACK) end
 
-local function account(rule, day_end, month_end)
+local function account(rule)
   local key = prefix .. ':a:' .. rule
   local f = redis.call('HMGET', key, 'r', 't', 'day', 'd', 'month', 'm')
   return {
     key = key,
     r = tonumber(f[1]) or 0,
     t = tonumber(f[2]) or 0,
-    day = day_end,
-    d = tonumber(f[3]) == day_end and tonumber(f[4]) or 0,
-    month = month_end,
-    m = tonumber(f[5]) == month_end and tonumber(f[6]) or 0,
+    day = tonumber(f[3]) or 0,
+    d = tonumber(f[4]) or 0,
+    month = tonumber(f[5]) or 0,
+    m = tonumber(f[6]) or 0,
   }
 end
 
@@ -83,23 +73,22 @@ local function reserved(id)
   return reservation.till > now and reservation or nil
 end
 
--- id, tokens, lease, forget after, force (1: charge whatever the limits say), valid until, ends of days and months, then
--- the rules. What comes too late is refused: the gateway has given up, and may have settled what this would reserve.
--- Returns whether it holds, how many of the first rule's leases there were, now, the ends, and each account as it is.
-local function acquire()
-  local id, tokens, lease_time, forget_after, force = argument(), number(), number(), number(), number() == 1
-  local valid_until = number()
-  if valid_until and now > valid_until then return redis.error_reply('STALE the gateway no longer waits for this') end
-  local day_end, month_end = period_end(), period_end()
+-- `force` charges whatever the limits say. `days` and `months` are ends of them, a rule is an array: its key, what a
+-- request costs, the depth of requests, tokens a minute, their depth, concurrent requests, tokens a day and a month.
+-- What comes too late is refused: the gateway has given up, and may have settled what this would reserve.
+-- Returns, in MessagePack, whether it holds, how many of the first rule's leases there were, the time, how long day and
+-- month last, and how each account stands.
+local function acquire(id, tokens, lease_time, forget_after, force, valid_until, days, months, wanted)
+  if now > valid_until then return redis.error_reply('STALE the gateway no longer waits for this') end
+  local day_end, month_end = ahead(days), ahead(months)
   local rules, again, pass = {}, reserved(id) ~= nil, true
-  while next_argument <= #ARGV do
-    local rule = argument()
-    local a = account(rule, day_end, month_end)
-    a.rule = rule
-    a.request_cost, a.request_depth, a.tpm, a.token_depth = number(), number(), number(), number()
-    a.concurrent, a.per_day, a.per_month = number(), number(), number()
-    a.leases = redis.call('ZCOUNT', prefix .. ':l:' .. rule, '(' .. string.format('%.0f', now), '+inf')
-    rules[#rules + 1] = a
+  for i, rule in ipairs(wanted) do
+    local a = account(rule[1])
+    if a.day ~= day_end then a.day, a.d = day_end, 0 end
+    if a.month ~= month_end then a.month, a.m = month_end, 0 end
+    a.rule, a.request_cost, a.request_depth, a.tpm, a.token_depth, a.concurrent, a.per_day, a.per_month = unpack(rule)
+    a.leases = redis.call('ZCOUNT', prefix .. ':l:' .. a.rule, '(' .. string.format('%.0f', now), '+inf')
+    rules[i] = a
     if (a.request_cost and math.max(a.r - now, 0) + a.request_cost > a.request_depth)
       or (a.tpm and math.max(a.t - now, 0) + cost(tokens, a.tpm) > a.token_depth)
       or (a.concurrent and a.leases >= a.concurrent)
@@ -115,8 +104,8 @@ local function acquire()
   elseif pass or force then
     local noted = {}
     for i, a in ipairs(rules) do
-      noted[i] = { key = a.rule, tpm = a.tpm, day = a.per_day and true, month = a.per_month and true,
-        lease = (i == 1 or a.concurrent) and true }
+      noted[i] = { key = a.rule, tpm = a.tpm or nil, day = a.per_day and true or nil,
+        month = a.per_month and true or nil, lease = (i == 1 or a.concurrent) and true or nil }
     end
     -- the first write is one that a full memory refuses: then nothing has happened yet
     keep(id, { tokens = tokens, day = day_end, month = month_end, rules = noted }, forget_after)
@@ -132,23 +121,23 @@ local function acquire()
       end
     end
   end
-  local reply = { (again or pass or force) and 1 or 0, running, now, day_end, month_end }
-  for _, a in ipairs(rules) do
+  local standings = {}
+  for i, a in ipairs(rules) do
     local free_at, last = 0, 0
     if a.concurrent and a.leases > 0 then
       last = nth_expiry(a.rule, a.leases - 1)
       if a.leases >= a.concurrent then free_at = nth_expiry(a.rule, a.leases - a.concurrent) end
     end
-    for _, value in ipairs({ a.r, a.t, a.d, a.m, a.leases, free_at, last }) do reply[#reply + 1] = value end
+    standings[i] = { a.r, a.t, a.d, a.m, a.leases, free_at, last }
   end
-  return reply
+  local moment = { now, day_end - now, month_end - now }
+  return cmsgpack.pack({ again or pass or force, running, moment, standings })
 end
 
--- lease, forget after, ids. Returns the ids that are unknown.
-local function renew()
-  local lease_time, forget_after, unknown = number(), number(), {}
-  while next_argument <= #ARGV do
-    local id = argument()
+-- Returns the ids that are unknown.
+local function renew(lease_time, forget_after, ids)
+  local unknown = {}
+  for _, id in ipairs(ids) do
     local reservation = reserved(id)
     if reservation then
       keep(id, reservation, forget_after)
@@ -162,23 +151,30 @@ local function renew()
   return unknown
 end
 
--- ends of days and months, then pairs: id, tokens used. What is settled is unknown from then on.
-local function settle()
-  local day_end, month_end = period_end(), period_end()
-  while next_argument <= #ARGV do
-    local id, used = argument(), number()
+-- What an account has of a day or month, corrected by a request of the one that ends at `its_end`. That of a request
+-- that began yesterday was yesterday's: it does not touch today's budget.
+local function corrected(ends, tokens, its_end, difference)
+  if ends <= now and its_end > now then ends, tokens = its_end, 0 end
+  if ends == its_end then tokens = tokens + difference end
+  return ends, tokens
+end
+
+-- Of pairs: id, tokens used. What is settled is unknown from then on.
+local function settle(ended)
+  for _, each in ipairs(ended) do
+    local id, used = each[1], each[2]
     local reservation = reserved(id)
     if reservation then
+      local difference = used - reservation.tokens
       for _, rule in ipairs(reservation.rules) do
         if rule.lease then redis.call('ZREM', prefix .. ':l:' .. rule.key, id) end
         if rule.tpm or rule.day or rule.month then
-          local a = account(rule.key, day_end, month_end)
+          local a = account(rule.key)
           if rule.tpm then
             a.t = math.max(a.t, now) + cost(used, rule.tpm) - cost(reservation.tokens, rule.tpm)
           end
-          -- a request that began yesterday was yesterday's: its difference does not touch today's budget
-          if rule.day and reservation.day == day_end then a.d = a.d + used - reservation.tokens end
-          if rule.month and reservation.month == month_end then a.m = a.m + used - reservation.tokens end
+          if rule.day then a.day, a.d = corrected(a.day, a.d, reservation.day, difference) end
+          if rule.month then a.month, a.m = corrected(a.month, a.m, reservation.month, difference) end
           save(a)
         end
       end
@@ -188,7 +184,5 @@ local function settle()
   return 0
 end
 
-local operation = argument()
-if operation == 'acquire' then return acquire() end
-if operation == 'renew' then return renew() end
-return settle()
+local operations = { acquire = acquire, renew = renew, settle = settle }
+return operations[ARGV[1]](unpack(cmsgpack.unpack(ARGV[2])))

@@ -60,7 +60,6 @@ class _Account(msgspec.Struct):
         """The account as the rule sees it."""
         surplus = len(self.leases) - (rule.allowance.concurrent or 0)
         return Standing(
-            rule,
             self.requests_square_at,
             self.tokens_square_at,
             self.day_tokens,
@@ -116,10 +115,11 @@ class MemoryLimiter:
         if reservation_id in self._reservations:
             running -= reservation_id in accounts[0][1].leases
         else:
-            refused = refusal([account.standing(rule) for rule, account in accounts], tokens, time.moment)
+            refused = refusal(rules, [account.standing(rule) for rule, account in accounts], tokens, time.moment)
             if refused is None:
                 self._charge(reservation_id, accounts, tokens, time)
-        return verdict(refused, running, [account.standing(rule) for rule, account in accounts], time.moment)
+        standings = [account.standing(rule) for rule, account in accounts]
+        return verdict(refused, running, rules, standings, time.moment)
 
     async def renew(self, reservation_ids: Iterable[str]) -> None:
         """See Limiter.renew."""
@@ -159,7 +159,7 @@ class MemoryLimiter:
 
     def _time(self) -> _Now:
         now, wall = self._clock(), self._wall()
-        day_end, month_end = self._calendar.day_end(wall), self._calendar.month_end(wall)
+        (_, day_end, _), (_, month_end, _) = self._calendar.near(wall)
         return _Now(now, day_end, month_end, Moment(now, day_end - wall, month_end - wall))
 
     def _account(self, key: str, time: _Now) -> _Account:

@@ -1,18 +1,19 @@
 """The limiter that all workers share: the books are in Redis, kept by one script (acquire.lua), one call each.
 
 The script is called by its hash, and sent as a whole where Redis does not know it: the first time, after a restart, a
-failover or a SCRIPT FLUSH. SCRIPT LOAD, which some providers forbid, is not needed.
+failover or a SCRIPT FLUSH. SCRIPT LOAD, which some providers forbid, is not needed. What it is asked, and how accounts
+stand, goes over the wire as MessagePack, which neither side reads or writes piece by piece.
 """
 
 import hashlib
 import uuid
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import hiredis
+import msgspec
 
 from gateway.limits.calendar import Calendar
 from gateway.limits.limiter import FORGET_AFTER, SECOND, Allowance, Rule, Verdict
@@ -26,15 +27,17 @@ MOST_AT_ONCE = 256  # reservations in one renew or settle: Redis does nothing el
 # Redis may get to a request after its caller has given up (it was stopped, the network held it back). So long after the
 # link's timeout it refuses such a request; settlements of what is in doubt are not sent before.
 GIVEN_UP_SECONDS = 0.05
-PACKED_RULES = 4096  # kept as they go over the wire
-_SCRIPT_PARTS = 4  # of each command, before the operation
-_ACQUIRE_PARTS, _RULE_PARTS, _SETTLE_PARTS = (
-    13,
-    8,
-    7,
-)  # of an operation and its arguments but for the rules, each of them
-_NOW = 2  # where acquire's reply has the server's time
-_FIRST_ACCOUNT, _ACCOUNT_FIELDS = 5, 7  # where the accounts begin in it, and what each has
+PACKED_RULES = 4096  # callers' rules that are kept as they go over the wire
+_LARGEST = 1 << 62  # number in MessagePack: beyond all that is counted, or is to come
+
+
+class _Answer(msgspec.Struct, array_like=True, gc=False):
+    """What acquire returns."""
+
+    holds: bool
+    running: int  # leases of the first rule
+    moment: Moment
+    standings: list[Standing]
 
 
 class RedisLimiter:
@@ -61,28 +64,25 @@ class RedisLimiter:
         self._wall = wall
         self._clock = clock
         self._ahead: int | None = None  # the server's clock less ours, as far as we know
-        self._prefix = f"{{{namespace}:limits:{LAYOUT}}}"
         self._patience = round((link.timeout + GIVEN_UP_SECONDS) * SECOND)
+        prefix = f"{{{namespace}:limits:{LAYOUT}}}".encode()
         sha1 = hashlib.sha1(script).hexdigest()  # noqa: S324 - EVALSHA's own
-        self._by_hash = _bulks(("EVALSHA", sha1, 1, self._prefix))
-        self._whole = _bulks(("EVAL", script.decode(), 1, self._prefix))
-        self._reserving = _bulks((self._lease, FORGET_AFTER, 0))
-        self._days = self._months = (0, 0, 0)
-        self._packed_periods = ""  # those days and months
-        self._rules: dict[str, tuple[Allowance, str]] = {}
+        self._by_hash = _command(b"EVALSHA", sha1.encode(), b"1", prefix)
+        self._whole = _command(b"EVAL", script, b"1", prefix)
+        self._rules: dict[int, tuple[Sequence[Rule], msgspec.Raw]] = {}  # by id: the rules are kept, so it stays theirs
         self._probes: deque[str] = deque(maxlen=8)  # that were not settled yet
 
     def acquire(self, reservation_id: str, rules: Sequence[Rule], tokens: int) -> Coroutine[Any, Any, Verdict]:
         """See Limiter.acquire."""
-        return self._acquire(reservation_id, rules, tokens, self._reserving)
+        return self._acquire(reservation_id, rules, tokens, self._lease, FORGET_AFTER, force=False)
 
     async def enter(self, reservation_id: str, rules: Sequence[Rule], tokens: int) -> None:
         """Charge a request that runs already, whatever the limits say. Repeating it changes nothing."""
-        await self._acquire(reservation_id, rules, tokens, _bulks((self._lease, FORGET_AFTER, 1)))
+        await self._acquire(reservation_id, rules, tokens, self._lease, FORGET_AFTER, force=True)
 
     async def book(self, entry_id: str, rules: Sequence[Rule], tokens: int) -> None:
         """Charge what has been used already. Repeating it within a day changes nothing."""
-        await self._acquire(entry_id, rules, tokens, _bulks((0, 24 * 3600 * SECOND, 1)))
+        await self._acquire(entry_id, rules, tokens, 0, 24 * 3600 * SECOND, force=True)
 
     async def probe(self) -> None:
         """Raise RedisAway unless it counts. As a real request, it fails on a full memory and on a replica, too."""
@@ -93,27 +93,33 @@ class RedisLimiter:
         await self.settle(dict.fromkeys(self._probes, 0))  # earlier ones may have been entered without an answer
         self._probes.clear()
 
-    async def _acquire(self, reservation_id: str, rules: Sequence[Rule], tokens: int, how: str) -> Verdict:
-        """`how`, as it goes over the wire: microseconds of the lease, those until it is forgotten, whether by force."""
-        valid_until = "" if self._ahead is None else self._clock() + self._ahead + self._patience
-        count = _SCRIPT_PARTS + _ACQUIRE_PARTS + _RULE_PARTS * len(rules)
-        command = (
-            f"{_ACQUIRE}{_bulk(reservation_id)}{_bulk(tokens)}{how}{_bulk(valid_until)}{self._periods()}"
-            f"{''.join([self._packed(rule) for rule in rules])}"
+    async def _acquire(
+        self, reservation_id: str, rules: Sequence[Rule], tokens: int, lease: int, forget_after: int, *, force: bool
+    ) -> Verdict:
+        if self._ahead is None:
+            now, valid_until = self._wall(), _LARGEST
+        else:
+            now = self._clock() + self._ahead
+            valid_until = now + self._patience
+        days, months = self._calendar.near(now)
+        reply = await self._run(
+            _ACQUIRE,
+            (reservation_id, tokens, lease, forget_after, force, valid_until, days, months, self._packed(rules)),
         )
-        reply = await self._link.send(f"*{count}\r\n{self._by_hash}{command}".encode())
-        if isinstance(reply, hiredis.ReplyError):
-            reply = await self._without_hash(reply, f"*{count}\r\n{self._whole}{command}")
-        self._ahead = reply[_NOW] - self._clock()
-        return _read(reply, rules, tokens)
+        answer = _decode(reply)
+        self._ahead = answer.moment.now - self._clock()
+        standings = answer.standings
+        refused = None if answer.holds else refusal(rules, standings, tokens, answer.moment)
+        return verdict(refused, answer.running, rules, standings, answer.moment)
 
-    def _packed(self, rule: Rule) -> str:
-        """A rule as it goes over the wire. The same ones come again and again, and packing takes hiredis its time."""
-        known = self._rules.get(rule.key)
-        if known is None or known[0] is not rule.allowance:
+    def _packed(self, rules: Sequence[Rule]) -> msgspec.Raw:
+        """Rules as they go over the wire. The same ones come again and again."""
+        known = self._rules.get(id(rules))
+        if known is None:
             if len(self._rules) >= PACKED_RULES:
                 self._rules.clear()
-            known = self._rules[rule.key] = rule.allowance, _bulks((rule.key, *_wire(rule.allowance)))
+            packed = msgspec.Raw(_encode([(rule.key, *_wire(rule.allowance)) for rule in rules]))
+            known = self._rules[id(rules)] = rules, packed
         return known[1]
 
     async def renew(self, reservation_ids: Iterable[str]) -> None:
@@ -122,80 +128,51 @@ class RedisLimiter:
 
     async def unknown_of(self, reservation_ids: Iterable[str]) -> list[str]:
         """Renew, and return those of the ids that are unknown."""
-        unknown: list[str] = []
-        for some in _chunks(reservation_ids, MOST_AT_ONCE):
-            renew = _bulks(("renew", self._lease, FORGET_AFTER, *some))
-            unknown += [each.decode() for each in await self._call(3 + len(some), renew)]
+        ids, unknown = list(reservation_ids), []
+        for at in range(0, len(ids), MOST_AT_ONCE):
+            some = await self._run(_RENEW, (self._lease, FORGET_AFTER, ids[at : at + MOST_AT_ONCE]))
+            unknown += [each.decode() for each in some]
         return unknown
 
     async def settle(self, used: Mapping[str, int]) -> None:
         """See Limiter.settle."""
-        for some in _chunks(used.items(), MOST_AT_ONCE):
-            each = "".join([f"{_bulk(reservation_id)}{_bulk(tokens)}" for reservation_id, tokens in some])
-            await self._call(_SETTLE_PARTS + 2 * len(some), f"{_SETTLE}{self._periods()}{each}")
+        ended = list(used.items())
+        for at in range(0, len(ended), MOST_AT_ONCE):
+            await self._run(_SETTLE, (ended[at : at + MOST_AT_ONCE],))
 
-    def _periods(self) -> str:
-        """The days and months that are near, as they go over the wire."""
-        now = self._wall()
-        days, months = self._calendar.days(now), self._calendar.months(now)
-        if days is not self._days or months is not self._months:
-            self._days, self._months, self._packed_periods = days, months, _bulks(days + months)
-        return self._packed_periods
-
-    async def _call(self, parts: int, command: str) -> Any:
-        """Run the script: an operation and its arguments, so many, as they go over the wire."""
-        count = _SCRIPT_PARTS + parts
-        reply = await self._link.send(f"*{count}\r\n{self._by_hash}{command}".encode())
+    async def _run(self, operation: bytes, arguments: tuple[Any, ...]) -> Any:
+        """Have the script do an operation."""
+        packed = _encode(arguments)
+        command = b"%b$%d\r\n%b\r\n" % (operation, len(packed), packed)
+        reply = await self._link.send(self._by_hash, command)
         if isinstance(reply, hiredis.ReplyError):
-            return await self._without_hash(reply, f"*{count}\r\n{self._whole}{command}")
-        return reply
-
-    async def _without_hash(self, error: hiredis.ReplyError, command: str) -> Any:
-        """Redis refused a call by the script's hash: send the script, if that is what it lacks."""
-        reply = await self._link.send(command.encode()) if str(error).startswith("NOSCRIPT") else error
-        if isinstance(reply, hiredis.ReplyError):
-            raise self._link.refused(reply)
+            if str(reply).startswith("NOSCRIPT"):
+                reply = await self._link.send(self._whole, command)
+            if isinstance(reply, hiredis.ReplyError):
+                raise self._link.refused(reply)
         return reply
 
 
-def _bulk(part: str | int) -> str:
-    """An ASCII argument of a command in Redis' protocol."""
-    text = str(part)
-    return f"${len(text)}\r\n{text}\r\n"
+def _command(*parts: bytes) -> bytes:
+    """How a call of the script begins: two parts are to follow, the operation and its arguments."""
+    return b"*%d\r\n" % (len(parts) + 2) + b"".join(map(_bulk, parts))
 
 
-def _bulks(parts: Sequence[str | int]) -> str:
-    """Some arguments of a command."""
-    return "".join(f"${len(text.encode())}\r\n{text}\r\n" for text in map(str, parts))
+def _bulk(part: bytes) -> bytes:
+    return b"$%d\r\n%b\r\n" % (len(part), part)
 
 
-_ACQUIRE, _SETTLE = _bulk("acquire"), _bulk("settle")
+_ACQUIRE, _RENEW, _SETTLE = map(_bulk, (b"acquire", b"renew", b"settle"))
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(_Answer).decode
 
 
-def _wire(allowance: Allowance) -> tuple[str | int, ...]:
-    """An allowance as the script reads it; '' is unlimited."""
+def _wire(allowance: Allowance) -> list[int | bool]:
+    """An allowance as the script reads it; False is unlimited."""
     requests, tokens = allowance.requests, allowance.tokens
-    return (
-        *((requests.cost(1), requests.depth) if requests else ("", "")),
-        *((tokens.per_minute, tokens.depth) if tokens else ("", "")),
-        *(
-            "" if limit is None else limit
-            for limit in (allowance.concurrent, allowance.tokens_per_day, allowance.tokens_per_month)
-        ),
+    numbers = (
+        *((requests.cost(1), requests.depth) if requests else (None, None)),
+        *((tokens.per_minute, tokens.depth) if tokens else (None, None)),
+        *(allowance.concurrent, allowance.tokens_per_day, allowance.tokens_per_month),
     )
-
-
-def _read(reply: list[int], rules: Sequence[Rule], tokens: int) -> Verdict:
-    allowed, running, now, day_end, month_end = reply[:_FIRST_ACCOUNT]
-    moment = Moment(now, day_end - now, month_end - now)
-    standings, at = [], _FIRST_ACCOUNT
-    for rule in rules:
-        standings.append(Standing(rule, *reply[at : at + _ACCOUNT_FIELDS]))
-        at += _ACCOUNT_FIELDS
-    return verdict(None if allowed else refusal(standings, tokens, moment), running, standings, moment)
-
-
-def _chunks(items: Iterable[Any], size: int) -> Iterable[list[Any]]:
-    rest = iter(items)
-    while some := list(islice(rest, size)):
-        yield some
+    return [False if number is None else min(number, _LARGEST) for number in numbers]

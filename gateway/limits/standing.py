@@ -7,15 +7,14 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from gateway.limits.limiter import SECOND, Kind, Pace, Rate, Refusal, Rule, Verdict
+from gateway.limits.limiter import SECOND, Allowance, Kind, Pace, Rate, Refusal, Rule, Verdict
 
 _NEVER = 1 << 62  # longer than any wait
 
 
-class Standing(msgspec.Struct, gc=False):
+class Standing(msgspec.Struct, array_like=True, gc=False):
     """One rule's account at `Moment.now`; times in microseconds."""
 
-    rule: Rule
     requests_square_at: int
     tokens_square_at: int
     day_tokens: int
@@ -25,7 +24,7 @@ class Standing(msgspec.Struct, gc=False):
     last_lease_until: int  # when the last of them expires; 0: there is none
 
 
-class Moment(msgspec.Struct, frozen=True, gc=False):
+class Moment(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """When accounts were looked at, and how long the day and the month still last; microseconds."""
 
     now: int
@@ -33,11 +32,11 @@ class Moment(msgspec.Struct, frozen=True, gc=False):
     month_left: int
 
 
-def refusal(standings: Sequence[Standing], tokens: int, moment: Moment) -> Refusal | None:
+def refusal(rules: Sequence[Rule], standings: Sequence[Standing], tokens: int, moment: Moment) -> Refusal | None:
     """The obstacle that lasts longest, or None."""
     worst: tuple[int, Rule, Kind, int] | None = None
     floor = 0
-    for rule, kind, limit, wait in _all_obstacles(standings, tokens, moment):
+    for rule, kind, limit, wait in _all_obstacles(rules, standings, tokens, moment):
         if kind is not Kind.CONCURRENT:
             floor = max(floor, wait)
         if worst is None or wait > worst[0]:
@@ -50,7 +49,9 @@ def refusal(standings: Sequence[Standing], tokens: int, moment: Moment) -> Refus
     return Refusal(rule.key, kind, limit, wait / SECOND, floor / SECOND)
 
 
-def verdict(refused: Refusal | None, running: int, standings: Sequence[Standing], moment: Moment) -> Verdict:
+def verdict(
+    refused: Refusal | None, running: int, rules: Sequence[Rule], standings: Sequence[Standing], moment: Moment
+) -> Verdict:
     """The answer: the refusal, and of each kind the rate that has least left."""
     requests: Rate | None = None
     tokens: Rate | None = None
@@ -58,8 +59,8 @@ def verdict(refused: Refusal | None, running: int, standings: Sequence[Standing]
     day: Rate | None = None
     month: Rate | None = None
     now = moment.now
-    for standing in standings:
-        allowance = standing.rule.allowance
+    for at, standing in enumerate(standings):
+        allowance = rules[at].allowance
         if pace := allowance.requests:
             backlog = standing.requests_square_at - now if standing.requests_square_at > now else 0
             rate = Rate(pace.per_minute, pace.count(backlog), backlog / SECOND)
@@ -81,15 +82,19 @@ def verdict(refused: Refusal | None, running: int, standings: Sequence[Standing]
     return Verdict(refused, running, requests, tokens, concurrent, day, month)
 
 
-def _all_obstacles(standings: Sequence[Standing], tokens: int, moment: Moment) -> Iterator[tuple[Rule, Kind, int, int]]:
-    for standing in standings:
-        for kind, limit, wait in _obstacles(standing, tokens, moment):
-            yield standing.rule, kind, limit, wait
+def _all_obstacles(
+    rules: Sequence[Rule], standings: Sequence[Standing], tokens: int, moment: Moment
+) -> Iterator[tuple[Rule, Kind, int, int]]:
+    for rule, standing in zip(rules, standings, strict=True):
+        for kind, limit, wait in _obstacles(rule.allowance, standing, tokens, moment):
+            yield rule, kind, limit, wait
 
 
-def _obstacles(standing: Standing, tokens: int, moment: Moment) -> Iterator[tuple[Kind, int, int]]:
+def _obstacles(
+    allowance: Allowance, standing: Standing, tokens: int, moment: Moment
+) -> Iterator[tuple[Kind, int, int]]:
     """Each limit that refuses the request: kind, limit, microseconds until it no longer would."""
-    allowance, now = standing.rule.allowance, moment.now
+    now = moment.now
     if pace := allowance.requests:
         over = _over(pace, standing.requests_square_at, now, 1)
         if over > 0:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import hiredis
@@ -75,11 +75,11 @@ class Link:
         """Send a command; the reply is an int, bytes, a list, None or a hiredis.ReplyError. Raises RedisAway."""
         return self.send(hiredis.pack_command(command))  # type: ignore[arg-type]
 
-    def send(self, packed: bytes) -> Awaitable[Any]:
-        """The same, of a command as it goes over the wire."""
+    def send(self, *command: bytes) -> Awaitable[Any]:
+        """The same, of a command as it goes over the wire, in one piece or several."""
         if self._session is None:
             raise RedisAway("no connection")
-        return self._session.ask(packed)
+        return self._session.ask(command)
 
     def refused(self, reply: object) -> RedisAway:
         """An error reply means: not here, not now. The connection is given up: the next one may lead elsewhere."""
@@ -125,14 +125,14 @@ class _Session(asyncio.Protocol):
         self._transport.set_protocol(self)
         self._transport.resume_reading()  # the stream reader may have paused it
 
-    def ask(self, command: bytes) -> asyncio.Future[Any]:
+    def ask(self, command: Iterable[bytes]) -> asyncio.Future[Any]:
         """Send with the next batch; the future is its answer."""
         answer: asyncio.Future[Any] = self._loop.create_future()
         deadline = self._loop.time() + self._timeout
         self._waiting.append((deadline, answer))
         if not self._outgoing:
             self._loop.call_soon(self._send)
-        self._outgoing.append(command)
+        self._outgoing += command
         if self._timer is None:
             self._timer = self._loop.call_at(deadline, self._check)
         return answer

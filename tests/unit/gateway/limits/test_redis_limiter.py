@@ -128,6 +128,16 @@ async def test_the_servers_clock_counts_not_the_gateways(link: Link, server: Red
     assert len({round(each.day.reset) for each in verdicts}) <= 2
 
 
+async def test_limits_larger_than_any_count_limit_nothing(link: Link) -> None:
+    """Numbers that do not fit into 64 bits on the wire are no reason to fail; who is told of them is told the truth."""
+    huge = 10**30
+    limiter = make(link)
+    rules = (Rule("total", Allowance(Pace.of_requests(huge, huge), Pace.of_tokens(huge), huge, huge, huge)),)
+    verdict = await limiter.acquire("a", rules, 1000)
+    assert verdict.allowed
+    assert (verdict.concurrent.remaining, verdict.day.remaining) == (huge - 1, huge - 1000)
+
+
 async def test_a_flushed_script_is_sent_again(link: Link, server: RedisServer) -> None:
     """SCRIPT FLUSH, a restart: the script travels once more, no request notices; SCRIPT LOAD is never used."""
     limiter = make(link)
