@@ -12,7 +12,7 @@ from typing import NamedTuple
 from gateway.config import Config, PlanSettings
 from gateway.context import Principal, Via
 from gateway.headers import fields_in
-from gateway.limits.limiter import Allowance, Kind, Pace, Rate, Refusal, Rule, Verdict
+from gateway.limits.limiter import Allowance, Kind, Pace, Refusal, Rule, Verdict
 
 # Who sits before the chat goes before programs of the same plan, up to so many requests in flight more than theirs.
 CHAT_LEAD = 5
@@ -97,32 +97,28 @@ def rate_lines(verdict: Verdict) -> str:
     """
     lines = ""
     if rate := verdict.requests:
-        lines = _lines("requests", rate)
+        lines = (
+            f"x-ratelimit-limit-requests: {rate.limit}\r\nx-ratelimit-remaining-requests: {rate.remaining}\r\n"
+            f"x-ratelimit-reset-requests: {go_duration(rate.reset)}\r\n"
+        )
     if rate := verdict.tokens:
-        lines += _lines("tokens", rate)
+        lines += (
+            f"x-ratelimit-limit-tokens: {rate.limit}\r\nx-ratelimit-remaining-tokens: {rate.remaining}\r\n"
+            f"x-ratelimit-reset-tokens: {go_duration(rate.reset)}\r\n"
+        )
     if rate := verdict.concurrent:
-        lines += f"{_limit('concurrent', rate.limit)}{rate.remaining}\r\n"
+        lines += f"x-ratelimit-limit-concurrent: {rate.limit}\r\nx-ratelimit-remaining-concurrent: {rate.remaining}\r\n"
     if rate := verdict.day:
-        lines += _lines("tokens-day", rate)
+        lines += (
+            f"x-ratelimit-limit-tokens-day: {rate.limit}\r\nx-ratelimit-remaining-tokens-day: {rate.remaining}\r\n"
+            f"x-ratelimit-reset-tokens-day: {go_duration(rate.reset)}\r\n"
+        )
     if rate := verdict.month:
-        lines += _lines("tokens-month", rate)
+        lines += (
+            f"x-ratelimit-limit-tokens-month: {rate.limit}\r\nx-ratelimit-remaining-tokens-month: {rate.remaining}\r\n"
+            f"x-ratelimit-reset-tokens-month: {go_duration(rate.reset)}\r\n"
+        )
     return lines
-
-
-def _lines(what: str, rate: Rate) -> str:
-    return f"{_limit(what, rate.limit)}{rate.remaining}{_reset(what, _milliseconds(rate.reset))}"
-
-
-@lru_cache(maxsize=256)
-def _limit(what: str, limit: int) -> str:
-    """What stands before the number that is left."""
-    return f"x-ratelimit-limit-{what}: {limit}\r\nx-ratelimit-remaining-{what}: "
-
-
-@lru_cache(maxsize=1024)
-def _reset(what: str, milliseconds: int) -> str:
-    """What stands behind it."""
-    return f"\r\nx-ratelimit-reset-{what}: {_go_duration(milliseconds)}\r\n"
 
 
 def headers(verdict: Verdict) -> dict[str, str]:
@@ -163,24 +159,22 @@ def go_duration(seconds: float) -> str:
     """Seconds as Go prints a time.Duration (`12ms`, `1s`, `6m0s`), rounded up to milliseconds; from an hour on to whole
     seconds, so that the same text serves for as long.
     """
-    return _go_duration(_milliseconds(seconds))
-
-
-def _milliseconds(seconds: float) -> int:
-    return math.ceil(seconds * 1000) if seconds < _HOUR else math.ceil(seconds) * 1000
-
-
-def _go_duration(milliseconds: int) -> str:
-    if milliseconds == 0:
-        return "0s"
+    milliseconds = math.ceil(seconds * 1000)
     if milliseconds < 1000:
-        return f"{milliseconds}ms"
-    minutes, milliseconds = divmod(milliseconds, 60_000)
+        return f"{milliseconds}ms" if milliseconds else "0s"
+    if milliseconds < _MINUTE:
+        return f"{milliseconds / 1000:g}s"
+    if milliseconds < _HOUR:
+        minutes, milliseconds = divmod(milliseconds, _MINUTE)
+        return f"{minutes}m{milliseconds / 1000:g}s"
+    return _hours(math.ceil(seconds))
+
+
+@lru_cache(maxsize=64)
+def _hours(seconds: int) -> str:
+    minutes, seconds = divmod(seconds, 60)
     hours, minutes = divmod(minutes, 60)
-    rest = f"{milliseconds / 1000:.3f}".rstrip("0").rstrip(".") + "s"
-    if hours:
-        return f"{hours}h{minutes}m{rest}"
-    return f"{minutes}m{rest}" if minutes else rest
+    return f"{hours}h{minutes}m{seconds}s"
 
 
-_HOUR = 3600
+_MINUTE, _HOUR = 60_000, 3_600_000  # milliseconds
