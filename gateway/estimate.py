@@ -132,4 +132,4 @@ _SHORT_PROMPT = 256  # tokens
 
 
 def _clamp(value: float, low: float, high: float) -> float:
-    return min(high, max(low, value))
+    return low if value < low else min(value, high)

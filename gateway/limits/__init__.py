@@ -61,7 +61,7 @@ class Limits:
         self._durations = {name: Durations() for name in config.plans}
         self._reservations: dict[int, _Reservation] = {}
         self._due: dict[str, int] = {}
-        self._wake = asyncio.Event()
+        self._wake: asyncio.Future[None] | None = None  # what the task that delivers waits for while nothing is due
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -99,16 +99,16 @@ class Limits:
         principal = exchange.principal
         if principal is None:
             raise RuntimeError("limits: reserve() before the caller is authenticated")
-        corrected = self._corrections.of(model).apply(prompt_tokens) if prompt_tokens else 0
-        exchange.prompt_estimate = min(corrected, self._max_prompt)
+        estimate = self._corrections.of(model).apply(prompt_tokens) if prompt_tokens else 0
+        estimate = min(estimate, self._max_prompt)
+        exchange.prompt_estimate = estimate
         reservation_id = new_id()  # not the request id, which a client may choose and repeat
         plan = self.plans.of(principal).name
         rules = self.plans.rules(principal, model)
         try:
-            verdict = await self._limiter.acquire(reservation_id, rules, exchange.prompt_estimate + max_tokens)
+            verdict = await self._limiter.acquire(reservation_id, rules, estimate + max_tokens)
         except BaseException:  # the client left while the limiter was asked: it may have said yes
-            self._due[reservation_id] = 0
-            self._wake.set()
+            self._owe(reservation_id, 0)
             raise
         if verdict.refusal is not None:
             return self._patient(verdict, plan)
@@ -123,8 +123,7 @@ class Limits:
         if reservation is None:
             return
         usage = exchange.usage
-        self._due[reservation.reservation_id] = usage.total
-        self._wake.set()
+        self._owe(reservation.reservation_id, usage.total)
         if usage.prompt_tokens and reservation.prompt_estimate and not usage.estimated:
             self._corrections.of(reservation.model).learn(reservation.prompt_estimate, usage.prompt_tokens)
         self._durations[reservation.plan].learn(time.monotonic() - reservation.reserved_at)
@@ -139,6 +138,12 @@ class Limits:
     def in_flight(self) -> int:
         """Requests that hold a reservation."""
         return len(self._reservations)
+
+    def _owe(self, reservation_id: str, tokens: int) -> None:
+        """Have a settlement delivered."""
+        self._due[reservation_id] = tokens
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
 
     def _patient(self, verdict: Verdict, plan: str) -> Verdict:
         """Where only running requests stand in the way: not their leases' expiry, but when one should have ended."""
@@ -158,21 +163,22 @@ class Limits:
                 _log.exception("leases could not be renewed; trying again")
 
     async def _settlements(self) -> None:
+        loop = asyncio.get_running_loop()
         while True:
-            await self._wake.wait()
-            self._wake.clear()
+            if not self._due:
+                self._wake = loop.create_future()
+                await self._wake
             try:
                 await self._deliver()
             except Exception:  # noqa: BLE001 - whatever ails the limiter, nothing due is lost
                 _log.exception("settlements could not be delivered; they are kept")
                 await asyncio.sleep(self._heartbeat_seconds)
-                self._wake.set()
 
     async def _deliver(self) -> None:
         """Hand over what is due. What the limiter did not confirm stays due; settling twice is harmless."""
         if not self._due:
             return
-        due = dict(self._due)
+        due = self._due.copy()
         await self._limiter.settle(due)
         for reservation_id in due:
             del self._due[reservation_id]

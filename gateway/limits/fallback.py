@@ -270,7 +270,8 @@ class FallbackLimiter:
             self._kept[reservation_id] = 0
 
     async def _deliver_settlements(self) -> None:
-        while some := dict(islice(self._kept.items(), MOST_AT_ONCE)):
+        while self._kept:
+            some = dict(islice(self._kept.items(), MOST_AT_ONCE))
             await self._redis.settle(some)
             for reservation_id, tokens in some.items():
                 if self._kept.get(reservation_id) == tokens:
