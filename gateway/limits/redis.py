@@ -96,10 +96,11 @@ class RedisLimiter:
     async def _acquire(
         self, reservation_id: str, rules: Sequence[Rule], tokens: int, lease: int, forget_after: int, *, force: bool
     ) -> Verdict:
+        asked = self._clock()
         if self._ahead is None:
             now, valid_until = self._wall(), _LARGEST
         else:
-            now = self._clock() + self._ahead
+            now = asked + self._ahead
             valid_until = now + self._patience
         days, months = self._calendar.near(now)
         reply = await self._run(
@@ -107,7 +108,10 @@ class RedisLimiter:
             (reservation_id, tokens, lease, forget_after, force, valid_until, days, months, self._packed(rules)),
         )
         answer = _decode(reply)
-        self._ahead = answer.moment.now - self._clock()
+        least = answer.moment.now - self._clock()
+        # it may have lain here for long: the server is ahead by so much at least, and what was known may be nearer
+        if self._ahead is None or not least <= self._ahead <= answer.moment.now - asked:
+            self._ahead = least
         standings = answer.standings
         refused = None if answer.holds else refusal(rules, standings, tokens, answer.moment)
         return verdict(refused, answer.running, rules, standings, answer.moment)

@@ -297,3 +297,17 @@ async def test_a_request_that_redis_gets_too_late_reserves_nothing(server: Redis
             await asyncio.sleep(0.01)
     assert b"errorstat_STALE:count=1" in server.cli("INFO", "errorstats")
     assert server.cli("EXISTS", f"{{{namespace}:limits:1}}:r:late", f"{{{namespace}:limits:1}}:l:total") == 0
+
+
+async def test_a_gateway_that_was_late_itself_does_not_take_redis_for_late(link: Link) -> None:
+    """It was stopped while an answer lay there, longer than anybody waits: what it asks next is not refused as too late."""
+    limiter, at = timed(link, uuid.uuid4().hex)
+    rules = (Rule("total", Allowance(concurrent=9)),)
+    await at(1000 * DAY)
+    await limiter.probe()
+    task = asyncio.create_task(limiter.acquire("a", rules, 1))
+    await asyncio.sleep(0)
+    limiter._clock.now += MINUTE
+    assert (await task).allowed
+    await at(1000 * DAY + MINUTE)
+    assert (await limiter.acquire("b", rules, 1)).allowed
