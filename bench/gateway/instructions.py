@@ -26,7 +26,6 @@ from gateway import admission, ended, engine, metrics, usage_book
 from gateway.auth import setup
 from gateway.chat import mirror
 from gateway.connections import register
-from gateway.logs import writer
 from gateway.redis.link import Link
 
 WARM, COUNTED = 300, 1000  # requests
@@ -44,7 +43,6 @@ REPEATED = (
 )
 PUT_OFF_SECONDS = 3600.0
 SLOWNESS = 50  # valgrind's; as many requests are counted and logged at once as at full speed
-GATHERED = (ended, "GATHER_SECONDS"), (writer, "BATCH_SECONDS")
 RECORDED_SECONDS = 3.0  # until those that have ended are in the record
 PATIENCE_SECONDS = 20.0  # for Redis: the gateway's own 0.1 s are over before its loop has turned once
 
@@ -105,8 +103,7 @@ def serve() -> None:
     with contextlib.ExitStack() as stack:
         for module, seconds in REPEATED:
             stack.enter_context(mock.patch.object(module, seconds, PUT_OFF_SECONDS))
-        for module, name in GATHERED:
-            stack.enter_context(mock.patch.object(module, name, SLOWNESS * getattr(module, name)))
+        stack.enter_context(mock.patch.object(ended, "GATHER_SECONDS", SLOWNESS * ended.GATHER_SECONDS))
         patient = mock.patch.object(Link, "__init__", lambda self, to, _, lost: init(self, to, PATIENCE_SECONDS, lost))
         stack.enter_context(patient)
         gatehouse()

@@ -23,7 +23,6 @@ from gateway.timing import Timing
 
 _log = logging.getLogger("gatehouse.logs")
 
-BATCH_SECONDS = 0.02  # the writer gathers lines for so long: one write instead of many
 RETRY_SECONDS = 1.0  # between two tries at a file that cannot be written
 BODIES_BYTES = 32 * 1024 * 1024  # of prompts and answers that wait
 CLOSE_SECONDS = 10.0  # for the last lines, on close
@@ -43,6 +42,8 @@ class Line(Protocol):
 
 class RecordWriter:
     """Takes lines from the event loop, writes them from a thread: to the file, and to a stream if there is one."""
+
+    gather_seconds = 0.02  # one write instead of many
 
     def __init__(
         self,
@@ -113,7 +114,7 @@ class RecordWriter:
     def _run(self) -> None:
         while not self._stop.is_set():
             self._wake.wait(RETRY_SECONDS if self._pending else None)
-            self._stop.wait(BATCH_SECONDS)
+            self._stop.wait(self.gather_seconds)
             self._wake.clear()
             self._overflowing = False
             try:
@@ -171,6 +172,8 @@ class RecordWriter:
 
 class RequestLog(RecordWriter):
     """The lines of the requests of one gateway; their copy goes to stdout, if that is asked for."""
+
+    gather_seconds = 0.0  # they are gathered when they come (gateway/ended.py)
 
     def __init__(
         self, settings: LoggingSettings, state_dir: Path, *, on_drop: Callable[[str, int], None], stdout: int = 1
