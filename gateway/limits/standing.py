@@ -36,11 +36,13 @@ def refusal(rules: Sequence[Rule], standings: Sequence[Standing], tokens: int, m
     """The obstacle that lasts longest, or None."""
     worst: tuple[int, Rule, Kind, int] | None = None
     floor = 0
-    for rule, kind, limit, wait in _all_obstacles(rules, standings, tokens, moment):
-        if kind is not Kind.CONCURRENT:
-            floor = max(floor, wait)
-        if worst is None or wait > worst[0]:
-            worst = (wait, rule, kind, limit)
+    for at, standing in enumerate(standings):
+        rule = rules[at]
+        for kind, limit, wait in _obstacles(rule.allowance, standing, tokens, moment):
+            if kind is not Kind.CONCURRENT:
+                floor = max(floor, wait)
+            if worst is None or wait > worst[0]:
+                worst = (wait, rule, kind, limit)
     if worst is None:
         return None
     wait, rule, kind, limit = worst
@@ -82,14 +84,6 @@ def verdict(
     return Verdict(refused, running, requests, tokens, concurrent, day, month)
 
 
-def _all_obstacles(
-    rules: Sequence[Rule], standings: Sequence[Standing], tokens: int, moment: Moment
-) -> Iterator[tuple[Rule, Kind, int, int]]:
-    for rule, standing in zip(rules, standings, strict=True):
-        for kind, limit, wait in _obstacles(rule.allowance, standing, tokens, moment):
-            yield rule, kind, limit, wait
-
-
 def _obstacles(
     allowance: Allowance, standing: Standing, tokens: int, moment: Moment
 ) -> Iterator[tuple[Kind, int, int]]:
@@ -112,7 +106,8 @@ def _obstacles(
 
 
 def _over(pace: Pace, square_at: int, now: int, amount: int) -> int:
-    return max(square_at - now, 0) + pace.cost(amount) - pace.depth
+    backlog = square_at - now if square_at > now else 0
+    return backlog + pace.cost(amount) - pace.depth
 
 
 def _left(limit: int, taken: int) -> int:
