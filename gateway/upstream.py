@@ -11,9 +11,11 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import httptools
+
+from gateway.corking import Cork, corked
 
 HIGH_WATER = 64 * 1024  # unread bytes at which the engine is told to wait; it then blocks in its own write
 # What the kernel takes of an answer that is not read; it doubles it. Left alone it grows to 6 MB, for each client that
@@ -48,8 +50,9 @@ class Head(NamedTuple):
 class Connection(asyncio.Protocol):
     """One connection: `send`, then `head`, then `read` until b"". Whoever holds it must `release` or `abort` it."""
 
-    def __init__(self, on_idle: Callable[["Connection"], None]) -> None:
+    def __init__(self, on_idle: Callable[["Connection"], None], cork: Cork) -> None:
         self._on_idle = on_idle
+        self._cork = cork
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -248,7 +251,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport; asyncio calls this once."""
-        self._transport = cast("asyncio.Transport", transport)
+        self._transport = corked(transport, self._cork)
         self._parser = httptools.HttpResponseParser(self)  # not earlier: uvloop makes connections that are never made
         wire = transport.get_extra_info("socket")
         if wire is not None:
@@ -342,6 +345,7 @@ class Pool:
     def __init__(self, *, keep_alive: float, connect_timeout: float) -> None:
         self._keep_alive = keep_alive
         self._connect_timeout = connect_timeout
+        self._cork = Cork()
         self._idle: list[Connection] = []
         self._address: tuple[str, int] | None = None
         self._closed = False
@@ -368,7 +372,7 @@ class Pool:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._connect_timeout):
-                _, connection = await loop.create_connection(lambda: Connection(self._keep), host, port)
+                _, connection = await loop.create_connection(lambda: Connection(self._keep, self._cork), host, port)
         except TimeoutError as error:
             raise UpstreamTimeout(f"no connection to the engine within {self._connect_timeout} s") from error
         except OSError as error:

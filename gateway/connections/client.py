@@ -21,7 +21,7 @@ import asyncio
 import socket
 import struct
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 from aiohttp import EMPTY_PAYLOAD, web
 from aiohttp.http_exceptions import BadStatusLine, HttpProcessingError, LineTooLong
@@ -30,6 +30,7 @@ from aiohttp.web_protocol import RequestHandler
 from gateway.answer import Answer
 from gateway.connections.refusals import closing_response, raw_response
 from gateway.connections.register import Connections
+from gateway.corking import corked
 from gateway.errors import BadRequest, ExpectationFailed, GatewayError, HeadTooLarge
 from gateway.proxy_protocol import NotAnnouncedError, announcement
 
@@ -62,7 +63,7 @@ class ClientConnection(RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Somebody connected."""
-        transport = cast("asyncio.Transport", transport)
+        transport = corked(transport, self._members.cork)
         name = transport.get_extra_info("peername")
         peer = name[0] if isinstance(name, tuple) else ""
         refusal = self._members.enter(self, peer)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal, get_args
 
 from gateway.config import GatewaySettings
+from gateway.corking import Cork
 from gateway.errors import GatewayError, RequestTimeout, Unavailable
 from gateway.peers import is_trusted, network_of
 
@@ -31,6 +32,7 @@ class Connections:
     def __init__(self, settings: GatewaySettings, on_ended: Callable[[Reason], None]) -> None:
         self._settings = settings
         self._on_ended = on_ended
+        self.cork = Cork()  # of what is written to them
         self._open: set[ClientConnection] = set()
         self._waiting: dict[ClientConnection, float] = {}  # for a head; since when, the longest first
         self._addresses: Counter[str] = Counter()

@@ -10,6 +10,7 @@ import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.corking import Cork
 from gateway.upstream import HIGH_WATER, MAX_HEADER_BYTES, Connection, Pool, UpstreamClosed, UpstreamTimeout
 from tests.support.scripted import Script, chunked, http_answer, scripted_engine
 
@@ -24,8 +25,11 @@ class Wire(asyncio.Transport):
         self.ended = False
         self.paused = False
 
-    def writelines(self, list_of_data: object) -> None:
-        self.written += b"".join(list_of_data)  # type: ignore[call-overload]
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written += data
+
+    def get_write_buffer_size(self) -> int:
+        return 0
 
     def abort(self) -> None:
         self.closing = True
@@ -45,7 +49,7 @@ class Wire(asyncio.Transport):
 
 def connection() -> tuple[Connection, Wire, list[Connection]]:
     idle: list[Connection] = []
-    conn, wire = Connection(idle.append), Wire()
+    conn, wire = Connection(idle.append, Cork()), Wire()
     conn.connection_made(wire)
     conn.send(b"GET / HTTP/1.1\r\n\r\n", b"")
     return conn, wire, idle
