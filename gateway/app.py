@@ -207,7 +207,6 @@ class Gateway:
             yield
             # the handlers have ended; what they left to be counted needs the engine once more
             await self.settlement.close()
-            self._ended.record()
         for watch in watches:
             watch.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -215,6 +214,7 @@ class Gateway:
         await self.limits.close()
         if self.redis is not None:
             await self.redis.close()
+        self._ended.record()
         if self.tracer is not None:
             await self.tracer.close()
         await self.log.close()
