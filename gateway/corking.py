@@ -1,9 +1,10 @@
-"""Writes that leave together: what a turn of the event loop writes to many connections goes out at its end, in one go.
+"""Writes that leave together: requests and whole answers of a turn of the event loop go out at its end, in one go.
 
 A write to a socket wakes the process at its other end, and where that sleeps on a core of its own, waking it costs as
 much as the write. One turn serves many connections with the same few processes at their ends, the engine and nginx, and
 each is asleep again by the next write if that comes only after the work for the next request or chunk. Held back until
-that work is done and then written one right after the other, the first wakes them and the rest finds them awake.
+that work is done and then written one right after the other, the first wakes them and the rest finds them awake. Where
+an engine's step gives many streams a chunk each, this saves nothing, and the chunks would wait: they are not held back.
 """
 
 import asyncio
@@ -46,37 +47,45 @@ class Cork:
 class _CorkedTransport:
     """A transport whose writes a cork holds back; what ends it comes after them."""
 
-    __slots__ = ("_cork", "_transport", "get_write_buffer_size", "is_closing")
+    __slots__ = ("below", "cork", "get_write_buffer_size", "is_closing")
 
     def __init__(self, transport: asyncio.Transport, cork: Cork) -> None:
-        self._transport = transport
-        self._cork = cork
+        self.below = transport
+        self.cork = cork
         # asked for with every chunk: without a call of ours between. What is held is no sign of a slow reader
         self.is_closing = transport.is_closing
         self.get_write_buffer_size = transport.get_write_buffer_size
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
+        return getattr(self.below, name)
 
     def write(self, data: bytes) -> None:
-        self._cork.hold(self._transport, data)
+        self.cork.hold(self.below, data)
 
     def writelines(self, list_of_data: Iterable[bytes]) -> None:
-        self._cork.hold(self._transport, b"".join(list_of_data))
+        self.cork.hold(self.below, b"".join(list_of_data))
 
     def write_eof(self) -> None:
-        self._cork.release()
-        self._transport.write_eof()
+        self.cork.release()
+        self.below.write_eof()
 
     def close(self) -> None:
-        self._cork.release()
-        self._transport.close()
+        self.cork.release()
+        self.below.close()
 
     def abort(self) -> None:
-        self._cork.release()
-        self._transport.abort()
+        self.cork.release()
+        self.below.abort()
 
 
 def corked(transport: asyncio.BaseTransport, cork: Cork) -> asyncio.Transport:
     """The transport, but for writes, which `cork` holds back."""
     return cast("asyncio.Transport", _CorkedTransport(cast("asyncio.Transport", transport), cork))
+
+
+def uncorked(transport: asyncio.Transport) -> asyncio.Transport:
+    """The transport below one that is corked, now that all that was held is written: its writes leave at once."""
+    if not isinstance(transport, _CorkedTransport):
+        return transport
+    transport.cork.release()
+    return transport.below

@@ -14,6 +14,7 @@ from aiohttp import web
 from gateway.answer import Answer
 from gateway.connections.client import ClientConnection
 from gateway.context import Api, Exchange
+from gateway.corking import uncorked
 from gateway.errors import GatewayError, stream_error
 
 # A browser that learns of the broken connection together with the last event throws the event away: Chromium did so
@@ -86,7 +87,7 @@ class Delivery:
         transport = self._transport
         if transport is None or transport.is_closing() or transport.get_write_buffer_size() > BEHIND_BYTES:
             return False
-        transport.write(self._framed(data, fields))
+        self._send(transport, data, fields)
         return True
 
     async def write(self, data: bytes, fields: str) -> None:
@@ -94,24 +95,28 @@ class Delivery:
         if self.offer(data, fields):
             return
         await self._drain()
-        transport = self._request.transport
+        transport = self._transport
         if transport is None or transport.is_closing():
             raise ClientGone("the client closed the connection")
-        transport.write(self._framed(data, fields))
+        self._send(transport, data, fields)
 
-    def _framed(self, data: bytes, fields: str) -> bytes:
-        """The bytes as they go over the wire; before the first ones the headers."""
+    def _send(self, transport: asyncio.Transport, data: bytes, fields: str) -> None:
+        """Send them in the coding of the answer; before the first ones its head."""
         self._exchange.bytes_out += len(data)
-        response = self.response
-        if response is not None:
-            return b"%x\r\n%b\r\n" % (len(data), data) if response.chunked_coding else data
+        response, head = self.response, b""
+        if response is None:
+            transport = self._transport = uncorked(transport)  # a chunk waits for nothing, not even for its like
+            response, head = self._begin(fields)
+        transport.write(b"%b%x\r\n%b\r\n" % (head, len(data), data) if response.chunked_coding else head + data)
+
+    def _begin(self, fields: str) -> tuple[Answer, bytes]:
+        """The answer, and its head."""
         if "\ncache-control:" not in f"\n{fields.lower()}":
             fields += "Cache-Control: no-cache\r\n"
         fields += "X-Accel-Buffering: no\r\n"  # nginx must not collect a stream
-        self.response = Answer(self._exchange, 200, fields)
-        self._exchange.status = self.response.status
-        head = self.response.begin(self._request)
-        return head + (b"%x\r\n%b\r\n" % (len(data), data) if self.response.chunked_coding else data)
+        response = self.response = Answer(self._exchange, 200, fields)
+        self._exchange.status = response.status
+        return response, response.begin(self._request)
 
     async def _drain(self) -> None:
         """Wait until the client has taken what was written, but for the last few KiB. Raises ClientGone."""
@@ -124,7 +129,7 @@ class Delivery:
         """Send what is left and end the stream in good order. Raises ClientGone."""
         if self.response is None or data:
             await self.write(data, fields)
-        transport = self._request.transport
+        transport = self._transport
         if transport is None or transport.is_closing():
             raise ClientGone("the client left before the end")
         if self.response is not None and self.response.chunked_coding:

@@ -5,7 +5,7 @@ import asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.corking import LARGE_BYTES, MOST_HELD, Cork, corked
+from gateway.corking import LARGE_BYTES, MOST_HELD, Cork, corked, uncorked
 
 
 class Wire(asyncio.Transport):
@@ -86,6 +86,17 @@ async def test_many_writes_and_large_ones_do_not_wait() -> None:
     a.write(b"small")
     b.write(bytes(LARGE_BYTES))
     assert done == [("a", "write", b"small"), ("b", "write", bytes(LARGE_BYTES))]
+
+
+async def test_an_uncorked_transport_writes_at_once_and_overtakes_nothing() -> None:
+    """What was held before it was uncorked comes first; a transport that is not corked stays as it is."""
+    done, wire, a, b = two()
+    a.write(b"1")
+    b.write(b"2")
+    assert uncorked(a) is wire
+    uncorked(a).write(b"3")
+    assert done == [("a", "write", b"1"), ("b", "write", b"2"), ("a", "write", b"3")]
+    assert uncorked(wire) is wire
 
 
 async def test_a_connection_that_was_lost_meanwhile_takes_nothing_from_others() -> None:
