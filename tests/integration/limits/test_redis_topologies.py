@@ -127,7 +127,7 @@ async def test_gateways_on_two_nodes_of_a_cluster_hold_the_limits_through_a_fail
         owner = await asyncio.to_thread(_with_replica, nodes, ports)
         others = [port for port in ports[:3] if port != ports[owner]]
         urls = [f"redis://127.0.0.1:{port},127.0.0.1:{ports[3]}" for port in others]
-        async with over_http.loaded(16, *urls) as (load, engine):
+        async with over_http.loaded(32, *urls) as (load, engine):
             await _until(lambda: load.shows_something)
             nodes[owner].kill()
             passed = load.seen["200"]
