@@ -27,6 +27,7 @@ from gateway.relay import Relay
 from gateway.routes import ENGINE_ROUTES, Route
 from gateway.section import plain
 from gateway.shape import NOTHING, Shaped, shape
+from gateway.waiting import others
 
 _SESSION = Via.SESSION  # enum's members are slow to name
 RESPONSE_ID = re.compile(r"resp_[A-Za-z0-9_-]{1,128}", re.ASCII)
@@ -74,9 +75,12 @@ class EngineApi:
         """Relay one request to the engine."""
         exchange = request[EXCHANGE]
         principal = await self.caller(request, exchange)
+        await others()
         # no name for the body as it came: a stream would keep it to its end
         shaped, encoded = await self.admit(exchange, principal, route, await read_json_body(request, self._settings))
+        await others()
         response = await self._relay.relay(request, exchange, route, shaped, encoded)
+        await others()
         if exchange.response_id is not None:
             await self._owners.note(exchange.response_id, principal.subject)
         return response
@@ -104,6 +108,7 @@ class EngineApi:
         self._check_model(principal, shaped.model)
         if shaped.previous_response is not None:
             await self._check_owner(principal, shaped.previous_response)
+        await others()
         if not self._admission.has_room(plan.priority):
             await self._admission.admit(plan.priority)
         running = await self._reserve(exchange, shaped)
