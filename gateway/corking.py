@@ -52,7 +52,7 @@ class _CorkedTransport:
     def __init__(self, transport: asyncio.Transport, cork: Cork) -> None:
         self.below = transport
         self.cork = cork
-        # asked for with every chunk: without a call of ours between. What is held is no sign of a slow reader
+        # asked for several times a request: without a call of ours between. What is held is no sign of a slow reader
         self.is_closing = transport.is_closing
         self.get_write_buffer_size = transport.get_write_buffer_size
 

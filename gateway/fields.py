@@ -10,8 +10,6 @@ import msgspec
 
 from gateway.errors import BadRequest
 
-_decode: Callable[[msgspec.Raw], Any] = msgspec.json.Decoder().decode
-
 Fields = dict[str, msgspec.Raw]  # name → the bytes of its value, as they were sent
 
 _KIND = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", int: "an integer", float: "a number"}
@@ -88,6 +86,7 @@ def _shown(value: int) -> str:
     return text if len(text) <= _SHOWN_DIGITS else f"{text[:_SHOWN_DIGITS]}…"
 
 
+_decode: Callable[[msgspec.Raw], Any] = msgspec.json.Decoder().decode
 _encoder: Callable[[Any], bytes] = msgspec.json.Encoder().encode
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from gateway.config import Config, PlanSettings
 from gateway.context import Principal, Via
 from gateway.headers import fields_in
-from gateway.limits.limiter import Allowance, Kind, Pace, Refusal, Rule, Verdict
+from gateway.limits.limiter import Allowance, Kind, Pace, Rate, Refusal, Rule, Verdict
 
 # Who sits before the chat goes before programs of the same plan, up to so many requests in flight more than theirs.
 CHAT_LEAD = 5
@@ -97,28 +97,23 @@ def rate_lines(verdict: Verdict) -> str:
     """
     lines = ""
     if rate := verdict.requests:
-        lines = (
-            f"x-ratelimit-limit-requests: {rate.limit}\r\nx-ratelimit-remaining-requests: {rate.remaining}\r\n"
-            f"x-ratelimit-reset-requests: {go_duration(rate.reset)}\r\n"
-        )
+        lines = _lines("requests", rate)
     if rate := verdict.tokens:
-        lines += (
-            f"x-ratelimit-limit-tokens: {rate.limit}\r\nx-ratelimit-remaining-tokens: {rate.remaining}\r\n"
-            f"x-ratelimit-reset-tokens: {go_duration(rate.reset)}\r\n"
-        )
+        lines += _lines("tokens", rate)
     if rate := verdict.concurrent:
         lines += f"x-ratelimit-limit-concurrent: {rate.limit}\r\nx-ratelimit-remaining-concurrent: {rate.remaining}\r\n"
     if rate := verdict.day:
-        lines += (
-            f"x-ratelimit-limit-tokens-day: {rate.limit}\r\nx-ratelimit-remaining-tokens-day: {rate.remaining}\r\n"
-            f"x-ratelimit-reset-tokens-day: {go_duration(rate.reset)}\r\n"
-        )
+        lines += _lines("tokens-day", rate)
     if rate := verdict.month:
-        lines += (
-            f"x-ratelimit-limit-tokens-month: {rate.limit}\r\nx-ratelimit-remaining-tokens-month: {rate.remaining}\r\n"
-            f"x-ratelimit-reset-tokens-month: {go_duration(rate.reset)}\r\n"
-        )
+        lines += _lines("tokens-month", rate)
     return lines
+
+
+def _lines(what: str, rate: Rate) -> str:
+    return (
+        f"x-ratelimit-limit-{what}: {rate.limit}\r\nx-ratelimit-remaining-{what}: {rate.remaining}\r\n"
+        f"x-ratelimit-reset-{what}: {go_duration(rate.reset)}\r\n"
+    )
 
 
 def headers(verdict: Verdict) -> dict[str, str]:

@@ -36,8 +36,7 @@ def refusal(rules: Sequence[Rule], standings: Sequence[Standing], tokens: int, m
     """The obstacle that lasts longest, or None."""
     worst: tuple[int, Rule, Kind, int] | None = None
     floor = 0
-    for at, standing in enumerate(standings):
-        rule = rules[at]
+    for rule, standing in zip(rules, standings, strict=True):
         for kind, limit, wait in _obstacles(rule.allowance, standing, tokens, moment):
             if kind is not Kind.CONCURRENT:
                 floor = max(floor, wait)
@@ -61,8 +60,8 @@ def verdict(
     day: Rate | None = None
     month: Rate | None = None
     now = moment.now
-    for at, standing in enumerate(standings):
-        allowance = rules[at].allowance
+    for rule, standing in zip(rules, standings, strict=True):
+        allowance = rule.allowance
         if pace := allowance.requests:
             backlog = standing.requests_square_at - now if standing.requests_square_at > now else 0
             rate = Rate(pace.per_minute, pace.count(backlog), backlog / SECOND)

@@ -64,14 +64,10 @@ async def test_writes_of_a_turn_leave_at_its_end_in_their_order() -> None:
 
 async def test_what_ends_a_connection_comes_after_what_was_written() -> None:
     """The end of the sending side, closing and aborting wait for no turn, and overtake nothing."""
-    for end, name in (
-        (asyncio.Transport.write_eof, "eof"),
-        (asyncio.Transport.close, "close"),
-        (asyncio.Transport.abort, "abort"),
-    ):
+    for end, name in (("write_eof", "eof"), ("close", "close"), ("abort", "abort")):
         done, _, a, b = two()
         a.write(b"1")
-        getattr(b, end.__name__)()
+        getattr(b, end)()
         assert done == [("a", "write", b"1"), ("b", name, b"")]
 
 
