@@ -5,17 +5,21 @@ SQLAlchemy's synchronous code in a greenlet, which asyncio's drivers leave whene
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar, TypeVarTuple
+from weakref import WeakKeyDictionary
 
-from sqlalchemy import Connection, CursorResult, Dialect, Engine, ScalarResult
+from sqlalchemy import Connection, CursorResult, Dialect, Engine, Pool, ScalarResult
 from sqlalchemy.util import greenlet_spawn
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 Rows = CursorResult[*tuple[Any, ...]]
-_closing: set[asyncio.Task[None]] = set()  # the event loop itself does not keep them
+PENDING_SECONDS = 5
+"""How long a database that has gone silent may delay the end."""
+_pending: WeakKeyDictionary[Pool, set[asyncio.Task[Any]]] = WeakKeyDictionary()
+"""What is done to its end whoever is cancelled meanwhile: aiosqlite's thread knows no other way."""
 
 
 class AsyncConnection:
@@ -53,11 +57,11 @@ class AsyncConnection:
 @asynccontextmanager
 async def begun(engine: Engine) -> AsyncIterator[AsyncConnection]:
     """A connection in a transaction, which is committed at the end, and rolled back on any exception."""
-    connecting = asyncio.create_task(greenlet_spawn(engine.connect))
+    connecting = _to_its_end(engine, greenlet_spawn(engine.connect))
     try:
         connection = await asyncio.shield(connecting)
-    except asyncio.CancelledError:  # aiosqlite would lose what its thread has opened meanwhile
-        connecting.add_done_callback(_close)
+    except asyncio.CancelledError:
+        _to_its_end(engine, _given_back(connecting))
         raise
     try:
         transaction = await greenlet_spawn(connection.begin)
@@ -68,18 +72,28 @@ async def begun(engine: Engine) -> AsyncIterator[AsyncConnection]:
             raise
         await greenlet_spawn(transaction.commit)
     finally:
-        # whoever is cancelled here, the connection goes back to the pool
-        await asyncio.shield(asyncio.create_task(greenlet_spawn(connection.close)))
+        await asyncio.shield(_to_its_end(engine, greenlet_spawn(connection.close)))
 
 
-def _close(connecting: asyncio.Task[Connection]) -> None:
-    """Give back what nobody waits for any more."""
-    if not connecting.cancelled() and connecting.exception() is None:
-        closing = asyncio.create_task(greenlet_spawn(connecting.result().close))
-        _closing.add(closing)
-        closing.add_done_callback(_closing.discard)
+def _to_its_end(engine: Engine, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    task = asyncio.create_task(work)
+    tasks = _pending.setdefault(engine.pool, set())
+    tasks.add(task)
+    task.add_done_callback(tasks.discard)
+    return task
+
+
+async def _given_back(connecting: asyncio.Task[Connection]) -> None:
+    """Return to the pool what nobody waits for any more, if it comes."""
+    with suppress(Exception):
+        connection = await connecting
+        await greenlet_spawn(connection.close)
 
 
 async def closed(engine: Engine) -> None:
-    """Close every connection that nobody uses."""
+    """Close every connection that nobody uses, also those that are still being opened or given back."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(PENDING_SECONDS):
+            while tasks := _pending.get(engine.pool):
+                await asyncio.wait(tasks)
     await greenlet_spawn(engine.dispose)
