@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from playwright.async_api import Browser, expect
+from playwright.async_api import Browser, Locator, expect
 
 from tests.web.backend import NAME, PASSWORD, Backend, Script
 from tests.web.chatpage import ChatPage, new_page
@@ -29,6 +29,13 @@ async def wheel(page: ChatPage, by: int) -> None:
     """The wheel over the thread."""
     await page.page.locator(".scroller").hover()
     await page.page.mouse.wheel(0, by)
+
+
+async def point_at(page: ChatPage, what: Locator) -> None:
+    """Move the mouse to its corner. `hover` would bring it into view if it could not be reached at once."""
+    box = await what.bounding_box()
+    assert box is not None
+    await page.page.mouse.move(box["x"] + 10, box["y"] + 10)
 
 
 async def key(page: ChatPage, by: int) -> None:
@@ -180,12 +187,51 @@ async def test_what_scrolls_inside_a_message_is_not_the_thread(page: ChatPage, b
     await page.ask("Second")
     await page.answered(2)
     text = page.page.locator(".attachment").last
+    await page.still()
     await text.locator("summary").click()
     await text.locator("pre").evaluate("(pre) => pre.scrollTo(0, 200)")
-    await text.locator("pre").hover()
+    await page.still()
+    await point_at(page, text.locator("pre"))
     await page.page.mouse.wheel(0, -STEP)
     await page.until(f"() => [...document.querySelectorAll('.attachment pre')].at(-1).scrollTop === 200 - {STEP}")
-    await page.page.locator(".scroller").hover(position={"x": 10, "y": 10})  # beside the messages
+    await expect(page.page.locator(".to-end")).to_have_count(0)
+    await point_at(page, page.page.locator(".scroller"))  # beside the messages
     await page.page.mouse.wheel(-100, -5)
     await page.still()
     await expect(page.page.locator(".to-end")).to_have_count(0)
+
+
+GROW_BEFORE_THE_SCROLL_IS_SEEN = """async (pixels) => {
+  const list = document.querySelector(".thread");
+  const add = (height) => {
+    const more = document.createElement("div");
+    more.style.height = height + "px";
+    list.append(more);
+  };
+  const frame = () => new Promise(requestAnimationFrame);
+  add(pixels);
+  await new Promise((resized) => {
+    const observer = new ResizeObserver(() => {  // after the page's own, which has led to the end
+      observer.disconnect();
+      add(300);
+      resized();
+    });
+    requestAnimationFrame(() => (observer.observe(list), add(10)));
+  });
+  for (let frames = 0; frames < 4; frames += 1) await frame();
+}"""
+
+
+async def test_what_grows_in_leaps_is_followed(page: ChatPage, backend: Backend) -> None:
+    """Half a screen more, before the browser has told of the last step to the end, is no move of the reader's.
+
+    The end may lie between two pixels, where no view can be set to exactly.
+    """
+    backend.script.append(Script(content=["A line\n\n"] * LINES))
+    await page.enter(NAME, PASSWORD)
+    await page.ask("Count")
+    await page.answered()
+    for tenths in range(10):
+        await page.page.evaluate(GROW_BEFORE_THE_SCROLL_IS_SEEN, 10 + tenths / 10)
+        await expect(page.page.locator(".to-end")).to_have_count(0)
+        assert await place(page, LEFT) < 2

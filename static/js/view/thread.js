@@ -89,7 +89,7 @@ class Follower {
     const { scrollTop, scrollHeight, clientHeight } = this.#box;
     const isNear = scrollHeight - scrollTop - clientHeight < NEAR_END_PX;
     if (scrollTop > this.#top && isNear && this.#mayReturn) pinned.value = true;
-    else if (scrollTop < this.#top && !isNear) pinned.value = false;
+    else if (scrollTop < this.#top - 1 && !isNear) pinned.value = false; // some browsers stop between two pixels
     this.#top = scrollTop;
   }
 }
