@@ -19,12 +19,16 @@ local prefix = KEYS[1]
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
 
+-- An integer as Redis takes it. Left to Redis, every number is printed as a double, which takes several times as long.
+local function text(integer) return string.format(integer < 2 ^ 53 and '%d' or '%.0f', integer) end
+
 -- The caller knows the calendar, the server the time: of three ends the first that lies ahead.
 local function ahead(ends) return (ends[1] > now and ends[1]) or (ends[2] > now and ends[2]) or ends[3] end
 
 local function cost(tokens, per_minute) return math.ceil(tokens * MINUTE / per_minute) end
 
-local function expire(key, microseconds) redis.call('PEXPIRE', key, math.ceil(microseconds / 1000) + SLACK) end
+-- How long a key is kept for something that lasts so long, in milliseconds.
+local function kept(microseconds) return text(math.ceil(microseconds / 1000) + SLACK) end
 
 local function account(rule)
   local key = prefix .. ':a:' .. rule
@@ -44,26 +48,27 @@ local function save(a)
   local till = math.max(a.r, a.t)
   if a.d > 0 then till = math.max(till, a.day) end
   if a.m > 0 then till = math.max(till, a.month) end
-  redis.call('HSET', a.key, 'r', a.r, 't', a.t, 'day', a.day, 'd', a.d, 'month', a.month, 'm', a.m)
-  expire(a.key, math.max(0, till - now))
+  redis.call('HSET', a.key, 'r', text(a.r), 't', text(a.t), 'day', text(a.day), 'd', text(a.d),
+    'month', text(a.month), 'm', text(a.m))
+  redis.call('PEXPIRE', a.key, kept(math.max(0, till - now)))
 end
 
 local function lease(rule, id, microseconds)
   local key = prefix .. ':l:' .. rule
-  redis.call('ZADD', key, now + microseconds, id)
-  redis.call('ZREMRANGEBYSCORE', key, '-inf', now)
-  expire(key, microseconds)
+  redis.call('ZADD', key, text(now + microseconds), id)
+  redis.call('ZREMRANGEBYSCORE', key, '-inf', text(now))
+  redis.call('PEXPIRE', key, kept(microseconds))
 end
 
 local function nth_expiry(rule, n)
-  local found = redis.call('ZRANGEBYSCORE', prefix .. ':l:' .. rule, '(' .. string.format('%.0f', now), '+inf',
+  local found = redis.call('ZRANGEBYSCORE', prefix .. ':l:' .. rule, '(' .. text(now), '+inf',
     'WITHSCORES', 'LIMIT', n, 1)
   return tonumber(found[2]) or 0
 end
 
 local function keep(id, reservation, microseconds)
   reservation.till = now + microseconds
-  redis.call('SET', prefix .. ':r:' .. id, cmsgpack.pack(reservation), 'PX', math.ceil(microseconds / 1000) + SLACK)
+  redis.call('SET', prefix .. ':r:' .. id, cmsgpack.pack(reservation), 'PX', kept(microseconds))
 end
 
 local function reserved(id)
@@ -87,7 +92,7 @@ local function acquire(id, tokens, lease_time, forget_after, force, valid_until,
     if a.day ~= day_end then a.day, a.d = day_end, 0 end
     if a.month ~= month_end then a.month, a.m = month_end, 0 end
     a.rule, a.request_cost, a.request_depth, a.tpm, a.token_depth, a.concurrent, a.per_day, a.per_month = unpack(rule)
-    a.leases = redis.call('ZCOUNT', prefix .. ':l:' .. a.rule, '(' .. string.format('%.0f', now), '+inf')
+    a.leases = redis.call('ZCOUNT', prefix .. ':l:' .. a.rule, '(' .. text(now), '+inf')
     rules[i] = a
     if (a.request_cost and math.max(a.r - now, 0) + a.request_cost > a.request_depth)
       or (a.tpm and math.max(a.t - now, 0) + cost(tokens, a.tpm) > a.token_depth)
@@ -117,7 +122,7 @@ local function acquire(id, tokens, lease_time, forget_after, force, valid_until,
       if a.request_cost or a.tpm or a.per_day or a.per_month then save(a) end
       if noted[i].lease and lease_time > 0 then
         lease(a.rule, id, lease_time)
-        a.leases = a.leases + 1
+        a.leases, a.last = a.leases + 1, now + lease_time -- all leases are of one length: the newest ends last
       end
     end
   end
@@ -125,7 +130,7 @@ local function acquire(id, tokens, lease_time, forget_after, force, valid_until,
   for i, a in ipairs(rules) do
     local free_at, last = 0, 0
     if a.concurrent and a.leases > 0 then
-      last = nth_expiry(a.rule, a.leases - 1)
+      last = a.last or nth_expiry(a.rule, a.leases - 1)
       if a.leases >= a.concurrent then free_at = nth_expiry(a.rule, a.leases - a.concurrent) end
     end
     standings[i] = { a.r, a.t, a.d, a.m, a.leases, free_at, last }
