@@ -89,6 +89,7 @@ export class Conversation {
       this.merge(messages);
       if (first) this.older.value = more;
       this.version = Math.max(this.version, chat.version);
+      if (!first && chat.version < this.row.peek().version) return; // it was read before what has been heard since
       this.row.value = chat;
       this.params.value = chat.params;
       if (first || followed) this.leaf.value = chat.head;
@@ -121,6 +122,7 @@ export class Conversation {
     const nodes = new Map(this.nodes.peek());
     for (const row of rows) {
       const known = nodes.get(row.id);
+      if (known?.version > row.version) continue;
       if (known) known.take(row);
       else nodes.set(row.id, new Message(row));
     }

@@ -69,17 +69,19 @@ export function pump() {
     seen.add(item.key);
     if (sending.peek().has(item.id) || item.error || item.paused) continue;
     if (item.notBefore > Date.now()) next = Math.min(next, item.notBefore);
-    else send(item);
+    else if (!isAnswering(conversations.peek().get(item.key), item)) send(item);
   }
   if (next < Infinity) later = setTimeout(pump, next - Date.now() + 10);
 }
+
+/** An answer is under way, and not to `item` itself: of one that was on its way when a reload cut it off only the server knows. */
+const isAnswering = (conversation, item) => conversation?.running.peek() && item.parent === undefined && item.after === undefined;
 
 async function send(item) {
   mark(item.id, true);
   try {
     const conversation = await find(item.key);
-    // what runs may be the answer to this very message, whose sending a reload has cut off: asked for again, it says so
-    if (conversation.running.peek() && item.parent === undefined && item.after === undefined) return;
+    if (isAnswering(conversation, item)) return;
     await deliver(item, conversation);
   } catch (error) {
     refuse(item, error);

@@ -21,6 +21,9 @@ AT_REST = """async () => {
   }
 }"""
 
+DRAWN = "() => new Promise((done) => requestAnimationFrame(() => setTimeout(done)))"
+"""What is drawn by an effect comes by a timer after the frame that showed its place: it is there when ours has come."""
+
 NOTHING_WAITS = "() => Object.keys(localStorage).every((key) => !key.startsWith('gatehouse.outbox.'))"
 """No message is on its way, in any tab of the browser."""
 
@@ -96,6 +99,7 @@ class ChatPage:
         """Wait until the `count`-th answer on screen is complete and drawn; returns it."""
         answer = self.answers.nth(count - 1)
         await expect(answer).to_have_attribute("data-status", "done", timeout=30_000)
+        await self.page.evaluate(DRAWN)
         await expect(answer.locator(".markdown[aria-busy]")).to_have_count(
             0, timeout=30_000
         )  # a long one is drawn in slices

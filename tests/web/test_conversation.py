@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from playwright.async_api import Browser, expect
+from playwright.async_api import Browser, Route, expect
 
 from tests.web.backend import NAME, PASSWORD, Backend, Script
 from tests.web.chatpage import ChatPage, new_page
@@ -175,6 +175,9 @@ async def test_messages_wait_for_their_turn(page: ChatPage, backend: Backend) ->
     await waiting.nth(0).get_by_role("button", name="Edit").click()
     await waiting.nth(0).get_by_role("textbox").fill("Second")
     await page.page.reload()  # what waits survives
+    await page.says(
+        1, "One."
+    )  # until then the first is about to be sent: only the chat tells that an answer is under way
     await expect(waiting).to_have_count(2)
     await waiting.nth(0).get_by_role("button", name="Edit").click()
     await waiting.nth(0).get_by_role("textbox").fill("Second")
@@ -184,6 +187,42 @@ async def test_messages_wait_for_their_turn(page: ChatPage, backend: Backend) ->
     await page.says(3, "Three.")
     await expect(page.questions).to_have_text(["First", "Second", "Third"])
     await expect(waiting).to_have_count(0)
+
+
+async def test_what_was_read_before_and_arrives_after_is_old(page: ChatPage, backend: Backend) -> None:
+    """Of the state of a chat the newest counts, whichever way it came: what waits goes on from the answer before it."""
+    one, two, arrives, read = (asyncio.Event() for _ in range(4))
+    backend.script += [
+        Script(content=["One."], hold=one),
+        Script(content=["Two."], hold=two),
+        Script(content=["Three."]),
+    ]
+    await page.enter(NAME, PASSWORD)
+    await page.ask("First")
+    await page.says(1, "One.")
+    await page.ask("Second")
+    await page.ask("Third")
+
+    async def late(route: Route) -> None:
+        answer = await route.fetch()
+        read.set()
+        await arrives.wait()
+        await route.fulfill(response=answer)
+
+    await page.page.route("**/api/chats/*&since=*", late, times=1)
+    [chat] = backend.chats.chats.values()
+    chat.touch()
+    await backend.chats.tell(chat)
+    await asyncio.wait_for(read.wait(), 30)
+    one.set()
+    await page.says(2, "Two.")
+    async with page.page.expect_event("requestfinished", lambda request: "since=" in request.url):
+        arrives.set()
+    await page.still()
+    await expect(page.questions).to_have_text(["First", "Second"])
+    two.set()
+    await page.says(3, "Three.")
+    await expect(page.questions).to_have_text(["First", "Second", "Third"])
 
 
 async def test_a_place_in_the_line_is_shown(page: ChatPage, backend: Backend) -> None:

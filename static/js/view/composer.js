@@ -1,5 +1,5 @@
 // Where the user writes, and what is not yet with the server: all of it survives a reload, a refusal, a lost session.
-import { html, useEffect, useRef, useSignal } from "../../vendor/core.js";
+import { html, signal, useEffect, useRef, useSignal } from "../../vendor/core.js";
 import { change as changeChat, current } from "../chats.js";
 import { change, compose, discard, itemsOf, readFile, split } from "../drafts.js";
 import { number, span, t } from "../i18n.js";
@@ -193,19 +193,21 @@ export function Waiting({ conversation }) {
   `;
 }
 
+/** The ids of messages that are edited on this page: one that leaves the list for a moment comes back as it was. */
+const edited = signal(new Set());
+
 function Entry({ item }) {
-  const editing = useSignal(false);
   const { text, files } = split(item.content ?? "");
   const edit = () => {
     change(item.id, { paused: true }); // it does not leave while it is edited
-    editing.value = true;
+    edited.value = new Set(edited.peek()).add(item.id);
   };
   const save = (value) => {
-    editing.value = false;
+    edited.value = new Set([...edited.peek()].filter((id) => id !== item.id));
     change(item.id, { paused: undefined, content: value === null ? item.content : compose(value, files) });
     pump();
   };
-  if (editing.value) return html`<li><${Edit} text=${text} save=${save} /></li>`;
+  if (edited.value.has(item.id)) return html`<li><${Edit} text=${text} save=${save} /></li>`;
   const names = files.map((file) => file.name).join(", ");
   return html`
     <li>
