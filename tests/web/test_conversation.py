@@ -175,9 +175,7 @@ async def test_messages_wait_for_their_turn(page: ChatPage, backend: Backend) ->
     await waiting.nth(0).get_by_role("button", name="Edit").click()
     await waiting.nth(0).get_by_role("textbox").fill("Second")
     await page.page.reload()  # what waits survives
-    await page.says(
-        1, "One."
-    )  # until then the first is about to be sent: only the chat tells that an answer is under way
+    await page.says(1, "One.")  # by which the page knows that the first has to wait
     await expect(waiting).to_have_count(2)
     await waiting.nth(0).get_by_role("button", name="Edit").click()
     await waiting.nth(0).get_by_role("textbox").fill("Second")
