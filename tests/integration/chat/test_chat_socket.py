@@ -192,8 +192,8 @@ async def test_two_tabs_in_step(tmp_path: Path) -> None:
             (going,) = tab.seen[0]["runs"]
             assert (going["run"], going["chat"]) == (later, chat)
         await ada.ok("DELETE", f"/api/chats/{chat}")
-        assert (await ada.ok("GET", "/api/runs"))["runs"] == []
         assert (await ada.frames(later))[-1]["t"] == "end"
+        assert (await ada.ok("GET", "/api/runs"))["runs"] == []
 
 
 async def told(tab: Any, **fields: Any) -> None:
