@@ -144,6 +144,7 @@ async def test_an_edited_question_is_a_branch(page: ChatPage, backend: Backend) 
     await page.questions.first.hover()
     await page.button("Edit").click()
     field = page.page.get_by_role("textbox", name="Edit")
+    await expect(field).to_be_focused()  # by which its cursor is put at the end
     await field.fill("First")
     backend.script.append(Script(content=["Second answer."]))
     await field.press("Enter")
