@@ -76,6 +76,7 @@ async def begun(engine: Engine) -> AsyncIterator[AsyncConnection]:
 
 
 def _to_its_end(engine: Engine, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    """Work that nobody's cancellation ends; `closed` waits for it."""
     task = asyncio.create_task(work)
     tasks = _pending.setdefault(engine.pool, set())
     tasks.add(task)

@@ -78,7 +78,7 @@ export function pump() {
 const isAnswering = (conversation, item) => conversation?.running.peek() && item.parent === undefined && item.after === undefined;
 
 async function send(item) {
-  mark(item.id, true);
+  mark(sending, item.id, true);
   try {
     const conversation = await find(item.key);
     if (isAnswering(conversation, item)) return;
@@ -86,7 +86,7 @@ async function send(item) {
   } catch (error) {
     refuse(item, error);
   } finally {
-    mark(item.id, false);
+    mark(sending, item.id, false);
   }
   pump();
 }
@@ -169,11 +169,12 @@ function restoreView(item) {
   if (item.shown !== undefined && conversation) conversation.leaf.value = item.shown;
 }
 
-function mark(id, on) {
-  const next = new Set(sending.peek());
+/** Put `id` into a signal's set, or take it out. */
+export function mark(ids, id, on) {
+  const next = new Set(ids.peek());
   if (on) next.add(id);
   else next.delete(id);
-  sending.value = next;
+  ids.value = next;
 }
 
 const describe = (error) => ("status" in error ? error : { status: 0, code: "page_error", message: String(error), requestId: null, details: null });

@@ -4,7 +4,7 @@ import { change as changeChat, current } from "../chats.js";
 import { change, compose, discard, itemsOf, readFile, split } from "../drafts.js";
 import { number, span, t } from "../i18n.js";
 import { line } from "../link.js";
-import { draft, hold, pump, sendAgain, sending, submit } from "../sending.js";
+import { draft, hold, mark, pump, sendAgain, sending, submit } from "../sending.js";
 import { EFFORTS, effective, ui } from "../settings.js";
 import { Icon, IconButton, explain, isPlainEnter, isTouch, toast, useNow } from "./common.js";
 import { Bubble, ErrorCard, cancel } from "./message.js";
@@ -200,10 +200,10 @@ function Entry({ item }) {
   const { text, files } = split(item.content ?? "");
   const edit = () => {
     change(item.id, { paused: true }); // it does not leave while it is edited
-    edited.value = new Set(edited.peek()).add(item.id);
+    mark(edited, item.id, true);
   };
   const save = (value) => {
-    edited.value = new Set([...edited.peek()].filter((id) => id !== item.id));
+    mark(edited, item.id, false);
     change(item.id, { paused: undefined, content: value === null ? item.content : compose(value, files) });
     pump();
   };
