@@ -53,10 +53,11 @@ def of_a_chunk(mock: Bench, peer: Running) -> float:
 
 
 def _cost(mock: Bench, peer: Running, mode: str, body: str, count: int, parts: int) -> float:
-    """Of each of the `parts` of each of `count` answers, which all must come."""
+    """Of each of the `parts` of each of `count` answers, which all must come whole; streams without the usage."""
     used = cpu(peer.pids)
     report = mock.load(peer, mode, body, c=CONNECTIONS, n=count, t=60, e=parts)
-    assert report["ok"] == count, report
+    assert (report["ok"], report["cut_short"]) == (count, 0), report
+    assert mode != "stream" or report["with_usage"] == 0, report
     return (cpu(peer.pids) - used) / count / parts
 
 
